@@ -1,0 +1,302 @@
+/* ringbuf.h — a work queue in shared memory, for many producer and many consumer processes.
+ *
+ * A queue is one file in shared memory.  Every process that uses it attaches to it and gets a handle.  Messages are byte
+ * strings.  Each is delivered to exactly one consumer, in order, and the death of any process at any instruction leaves the
+ * queue working for all others.  docs/guarantees.md says exactly what is promised, docs/layout.md how the file looks.
+ *
+ * Conventions
+ *   1. Every function that can fail returns a ringbuf_status; 0 is success.  errno is never the way to learn anything.
+ *   2. Arguments come in this order: handle, outputs, inputs (a length follows its buffer), deadline.
+ *   3. Sizes are in bytes.  Deadlines are absolute nanoseconds on CLOCK_MONOTONIC: 0 polls, RINGBUF_FOREVER never expires,
+ *      anything else is a point in time, ringbuf_now_ns() + how long.  A deadline bounds the whole call.
+ *   4. On any error the queue is unchanged and outputs other than those named are unspecified.
+ *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.
+ *
+ * Who may call what together (X: the caller must see to it that these do not overlap, on the same handle)
+ *
+ *                          put get take size stats …   ack nack (same message)   close   free
+ *   put get take size …            .                         .                     .       X
+ *   ack nack (same message)        .                         X                     .       X
+ *   close                          .                         .                     .       X
+ *   free                           X                         X                     X       X
+ *
+ *   Handles of different threads or processes on one queue never need anything from one another.
+ *
+ * fork(): a handle works in the child, too.  The child becomes a participant of its own at its first call; what the parent has
+ * taken stays the parent's.  Children made by vfork() or a bare clone() must not call the library before exec.
+ */
+#ifndef RINGBUF_RINGBUF_H
+#define RINGBUF_RINGBUF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Blank in the Python module, whose only exported symbol is its init function. */
+#ifndef RINGBUF_API
+#define RINGBUF_API __attribute__((visibility("default")))
+#endif
+
+/** A deadline that never expires. */
+#define RINGBUF_FOREVER INT64_MAX
+
+/* The region between the two marks is also the cdef of the Python binding: plain declarations only. */
+/* [cdef begin] */
+
+/** One process's attachment to one queue.  Opaque. */
+typedef struct ringbuf ringbuf;
+
+/** The outcome of a call: one of enum ringbuf_code. */
+typedef int32_t ringbuf_status;
+
+enum ringbuf_code {
+    RINGBUF_OK = 0,
+    RINGBUF_E_TIMEOUT = 1,   /* full (put) or empty (get, take) until the deadline */
+    RINGBUF_E_SMALL = 2,     /* the caller's buffer is smaller than the message, which stays queued */
+    RINGBUF_E_INTR = 3,      /* a signal arrived while waiting */
+    RINGBUF_E_SHUTDOWN = 4,  /* the queue was shut down */
+    RINGBUF_E_CLOSED = 5,    /* this handle was closed */
+    RINGBUF_E_TOO_LARGE = 6, /* the message can never fit, whatever is taken out first */
+    RINGBUF_E_INVALID = 7,   /* an argument makes no sense */
+    RINGBUF_E_NOT_FOUND = 8, /* no queue of that name */
+    RINGBUF_E_EXISTS = 9,    /* a queue of that name exists */
+    RINGBUF_E_GONE = 10,     /* a queue of that name exists, but it is not the one meant */
+    RINGBUF_E_ACCESS = 11,   /* permission denied, or the file belongs to another user */
+    RINGBUF_E_CORRUPT = 12,  /* the file is not a queue, or something wrote over it */
+    RINGBUF_E_VERSION = 13,  /* a queue of another layout version or byte order */
+    RINGBUF_E_NO_SPACE = 14, /* the shared-memory file system is full */
+    RINGBUF_E_NO_MEMORY = 15,/* out of memory or address space in this process */
+    RINGBUF_E_BUSY = 16,     /* somebody holds the queue, and the call needs it alone */
+    RINGBUF_E_CROWDED = 17,  /* as many participants as the queue was made for are attached */
+    RINGBUF_E_NO_FILES = 18, /* out of file descriptors */
+    RINGBUF_E_NO_DIRECTORY = 19, /* the directory for queues does not exist or cannot hold them */
+    RINGBUF_E_TOO_MANY = 20, /* ringbuf_task_done called more often than there were messages */
+    RINGBUF_E_SYSTEM = 21    /* the operating system refused in a way that has no code of its own */
+};
+
+/** What ringbuf_create does about a queue that is there already. */
+enum ringbuf_mode {
+    RINGBUF_OPEN_OR_CREATE = 0, /* attach to it; its own sizes hold */
+    RINGBUF_CREATE = 1,         /* RINGBUF_E_EXISTS */
+    RINGBUF_FRESH = 2           /* replace it if nobody is attached, else RINGBUF_E_BUSY */
+};
+
+/** Lifetime flags, fixed when the queue is created. */
+enum ringbuf_flag {
+    RINGBUF_AUTO_CLEANUP = 1, /* removed when the last one leaves, even with messages in it */
+    RINGBUF_PERSISTENT = 2,   /* never removed, except by ringbuf_unlink */
+    RINGBUF_UNNAMED = 4       /* set by the library for queues made without a name; implies AUTO_CLEANUP */
+};
+
+/** How to make or find a queue.  Always fill it with ringbuf_options_init first. */
+typedef struct ringbuf_options {
+    uint64_t struct_bytes;     /* set by ringbuf_options_init: lets the struct grow */
+    uint64_t capacity_bytes;   /* bytes for messages; rounded up to a power of two, 4 KiB to 64 GiB */
+    uint64_t max_items;        /* at most this many messages; 0: bounded by capacity only */
+    uint32_t max_participants; /* attached processes at a time, 1 to 4095 */
+    uint32_t mode;             /* enum ringbuf_mode */
+    uint32_t flags;            /* enum ringbuf_flag */
+    uint32_t permissions;      /* file mode; 0: 0600 and only files of the caller's own user are opened */
+    const char *directory;     /* NULL: $SAGE_QUEUE_DIR, else /dev/shm */
+    const char *label;         /* shown to others as this participant's name; NULL: the process's command name */
+    const char *tag;           /* up to 31 bytes kept with the queue for its users, e.g. the name of a serializer */
+} ringbuf_options;
+
+/** What is fixed about a queue. */
+typedef struct ringbuf_info {
+    uint8_t id[16];            /* random; no two queues share it */
+    uint64_t capacity_bytes;
+    uint64_t max_items;        /* 0: unbounded */
+    uint64_t max_message_bytes;
+    uint64_t file_bytes;       /* size of the file; pages are only used as messages first reach them */
+    uint64_t created_ns;       /* CLOCK_REALTIME */
+    uint32_t max_participants;
+    uint32_t flags;
+    uint32_t permissions;
+    uint32_t creator_pid;
+    char tag[32];
+} ringbuf_info;
+
+/** Counters since the queue was created, summed over all participants, also those that left.
+ *  Each is exact when nobody is in a call; while others are, each is a value of the recent past. */
+typedef struct ringbuf_stats {
+    uint64_t items;            /* messages waiting */
+    uint64_t used_bytes;       /* bytes of capacity that are not available to producers now */
+    uint64_t capacity_bytes;
+    uint64_t puts;
+    uint64_t gets;
+    uint64_t bytes_put;
+    uint64_t bytes_got;
+    uint64_t sleeps;           /* how often a call went to sleep */
+    uint64_t unfinished;       /* messages put and not yet marked with ringbuf_task_done */
+    uint64_t recoveries;       /* dead participants that were cleaned up after */
+    uint64_t participants;     /* attached now */
+    uint64_t shutdown;         /* 0 open, 1 draining, 2 shut down at once */
+} ringbuf_stats;
+
+/** One attached participant. */
+typedef struct ringbuf_peer {
+    uint32_t number;           /* its number in this queue, from 1 */
+    uint32_t pid;              /* in its own pid namespace */
+    uint64_t attached_ns;      /* CLOCK_REALTIME */
+    uint64_t puts;             /* since it attached; so are all below */
+    uint64_t gets;
+    char label[32];
+} ringbuf_peer;
+
+/** A message that was taken and is neither acknowledged nor given back.
+ *  `buffer` and `capacity` are the caller's wish; the other fields are the library's. */
+typedef struct ringbuf_message {
+    void *buffer;              /* in: where to copy messages of up to `capacity` bytes; NULL: never copy */
+    size_t capacity;           /* in */
+    const void *data;          /* out: the message: `buffer`, or where it lies in shared memory */
+    size_t size;               /* out: its size in bytes */
+    uint64_t position;         /* out: the library's; leave it alone */
+} ringbuf_message;
+
+/** Fill `options` with the defaults: 4 MiB, unbounded items, 1024 participants, RINGBUF_OPEN_OR_CREATE, no flags. */
+RINGBUF_API void ringbuf_options_init(ringbuf_options *options);
+
+/** Create a queue, or attach to the one that is there (options->mode), and return a handle in *out.
+ *
+ *  `name` is any non-empty UTF-8 string of up to 1024 bytes; NULL makes an unnamed queue, found by the name that
+ *  ringbuf_name() tells.  `options` may be NULL.  Creation is atomic: nobody ever finds half a queue, and of several that
+ *  create at once one does and the others attach to it.
+ *  Any number of processes and threads may call it at once.  Does not wait, but for one thing: if the last user of a queue
+ *  of this name is removing it at this moment, it waits up to five seconds for that.
+ *  Returns  RINGBUF_OK            the queue is there and this process attached
+ *           RINGBUF_E_EXISTS      mode RINGBUF_CREATE and a queue is there
+ *           RINGBUF_E_BUSY        mode RINGBUF_FRESH and somebody uses it; or somebody is removing it and does not finish
+ *           RINGBUF_E_INVALID     an argument makes no sense
+ *           RINGBUF_E_NO_SPACE, _NO_MEMORY, _NO_FILES, _NO_DIRECTORY, _ACCESS, _CORRUPT, _VERSION, _CROWDED, _SYSTEM
+ *  On an error *out is NULL and nothing is left behind.                                                                  */
+RINGBUF_API ringbuf_status ringbuf_create(ringbuf **out, const char *name, const ringbuf_options *options);
+
+/** Attach to an existing queue.  Of `options` (may be NULL) only directory, label and permissions matter.
+ *  Returns as ringbuf_create, and RINGBUF_E_NOT_FOUND if there is none. */
+RINGBUF_API ringbuf_status ringbuf_open(ringbuf **out, const char *name, const ringbuf_options *options);
+
+/** Attach to exactly the queue with this `id` (16 bytes) under this name.
+ *  Returns as ringbuf_open, and RINGBUF_E_GONE if the name now belongs to another queue. */
+RINGBUF_API ringbuf_status ringbuf_attach(ringbuf **out, const char *name, const uint8_t *id,
+                                          const ringbuf_options *options);
+
+/** Leave the queue.  Idempotent.  Calls blocked on this handle in other threads return RINGBUF_E_CLOSED; close waits for them
+ *  (and for calls that are just finishing), never for other processes.  What this handle has taken and neither acknowledged nor
+ *  given back goes back to the queue.  Every later call on the handle answers RINGBUF_E_CLOSED.
+ *  The last one to leave removes the queue if nothing is in it (see enum ringbuf_flag).
+ *  Not to be called from a signal handler. */
+RINGBUF_API void ringbuf_close(ringbuf *rb);
+
+/** Close the handle if it is open and free its memory.  NULL is allowed.  No other call on it may be under way or follow. */
+RINGBUF_API void ringbuf_free(ringbuf *rb);
+
+/** Remove the queue's name.  Those who are attached go on with it; nobody can attach to it any more; its memory goes with the
+ *  last of them.  Returns RINGBUF_OK, also if the name was gone; RINGBUF_E_CLOSED; RINGBUF_E_BUSY (another process has
+ *  been stopped in the middle of the same); RINGBUF_E_ACCESS. */
+RINGBUF_API ringbuf_status ringbuf_unlink(ringbuf *rb);
+
+/** Remove a queue by name, without attaching.  Of `options` (may be NULL) directory and permissions matter.
+ *  Removes also what is no valid queue.  Returns as ringbuf_unlink, and RINGBUF_E_NOT_FOUND. */
+RINGBUF_API ringbuf_status ringbuf_unlink_name(const char *name, const ringbuf_options *options);
+
+/** Remove every queue in the directory that provably nobody is attached to and that is empty, unnamed or auto-cleanup.
+ *  *removed counts them.  `options` (may be NULL): directory.  Does not block.  Never touches a queue in use. */
+RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_options *options);
+
+/** Put one message of `size` bytes (0 is allowed) into the queue, waiting until `deadline_ns` for room.
+ *
+ *  Blocks while the queue is full; interruptible.  Any number of processes and threads may call it at once; none of them waits
+ *  for another one's put.  Lock-free.
+ *  Returns  RINGBUF_OK          the message is in the queue and will be delivered, whatever happens to this process
+ *           RINGBUF_E_TIMEOUT   full until the deadline
+ *           RINGBUF_E_TOO_LARGE larger than ringbuf_info.max_message_bytes; at once
+ *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _NO_SPACE, _CORRUPT, _CROWDED, _INVALID
+ *  On any error nothing was put. */
+RINGBUF_API ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t deadline_ns);
+
+/** Copy the oldest message into `buffer` and remove it, waiting until `deadline_ns` for one.
+ *
+ *  Blocks while the queue is empty; interruptible.  Any number of processes and threads may call it at once.
+ *  If this process dies before the message is copied whole, another consumer gets it.
+ *  Returns  RINGBUF_OK         *size holds the message's size
+ *           RINGBUF_E_SMALL    *size holds the size needed; the message stays queued
+ *           RINGBUF_E_TIMEOUT  empty until the deadline
+ *           RINGBUF_E_SHUTDOWN shut down and empty (or shut down at once)
+ *           RINGBUF_E_CLOSED, _INTR, _CORRUPT, _CROWDED */
+RINGBUF_API ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, size_t capacity, int64_t deadline_ns);
+
+/** Take the oldest message without removing it yet: nobody else sees it, and if this process dies it goes to another consumer.
+ *
+ *  A message of up to message->capacity bytes is copied to message->buffer; a larger one is read where it lies, at message->data,
+ *  until it is acknowledged.  End it with ringbuf_ack (done) or ringbuf_nack (back to the queue), from any thread of this
+ *  process.  It occupies its room in the ring until then, so be quick: this is for decoding a message, not for working on it.
+ *  Blocks and returns as ringbuf_get, except that RINGBUF_E_SMALL does not occur. */
+RINGBUF_API ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+
+/** The taken message is done: remove it.  Never blocks.
+ *  Returns RINGBUF_OK; RINGBUF_E_INVALID if it was not taken through this handle or is done already; RINGBUF_E_CLOSED. */
+RINGBUF_API ringbuf_status ringbuf_ack(ringbuf *rb, const ringbuf_message *message);
+
+/** Give the taken message back: the next consumer gets it, before younger ones.  Never blocks.  Returns as ringbuf_ack. */
+RINGBUF_API ringbuf_status ringbuf_nack(ringbuf *rb, const ringbuf_message *message);
+
+/** Shut the queue down for everyone: every put, also a blocked one, answers RINGBUF_E_SHUTDOWN from now on.
+ *  With `immediate` 0, consumers drain what is there and then get RINGBUF_E_SHUTDOWN.  With `immediate` not 0, waiting messages
+ *  are discarded (and count as finished) and every get answers RINGBUF_E_SHUTDOWN.  Cannot be undone.  Does not block. */
+RINGBUF_API ringbuf_status ringbuf_shutdown(ringbuf *rb, int immediate);
+
+/** Mark one message that was got as finished.  Does not block.
+ *  Returns RINGBUF_E_TOO_MANY if every message put was marked already. */
+RINGBUF_API ringbuf_status ringbuf_task_done(ringbuf *rb);
+
+/** Wait until every message that was put has been got and marked with ringbuf_task_done.  Messages that a participant had got and
+ *  not marked when it died count as finished.  Blocks; interruptible.  Returns RINGBUF_OK, _TIMEOUT, _INTR, _CLOSED, _CORRUPT. */
+RINGBUF_API ringbuf_status ringbuf_join(ringbuf *rb, int64_t deadline_ns);
+
+/** How many messages are waiting.  Exact when nobody is in a call, and the same for every process.  Never blocks. */
+RINGBUF_API ringbuf_status ringbuf_size(ringbuf *rb, uint64_t *items);
+
+/** *room is 1 if a message of `size` bytes could be put now, else 0.  Never blocks.  (Others may be moving it.) */
+RINGBUF_API ringbuf_status ringbuf_has_room(ringbuf *rb, int *room, size_t size);
+
+/** Statistics; see the struct.  Never blocks. */
+RINGBUF_API ringbuf_status ringbuf_get_stats(ringbuf *rb, ringbuf_stats *stats);
+
+/** What is fixed about the queue.  Answers also on a closed handle. */
+RINGBUF_API ringbuf_status ringbuf_get_info(ringbuf *rb, ringbuf_info *info);
+
+/** The attached participants: up to `capacity` of them into `peers`, how many there are into *count.  Never blocks. */
+RINGBUF_API ringbuf_status ringbuf_get_peers(ringbuf *rb, size_t *count, ringbuf_peer *peers, size_t capacity);
+
+/** The queue's name, valid until ringbuf_free.  Answers also on a closed handle. */
+RINGBUF_API const char *ringbuf_name(const ringbuf *rb);
+
+/** The path of the queue's file, valid until ringbuf_free.  Answers also on a closed handle. */
+RINGBUF_API const char *ringbuf_path(const ringbuf *rb);
+
+/** Clean up after participants that died, now.  *recovered counts them.  Calls that would otherwise wait do this by themselves. */
+RINGBUF_API ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered);
+
+/** CLOCK_MONOTONIC now, in nanoseconds. */
+RINGBUF_API int64_t ringbuf_now_ns(void);
+
+/** A sentence for a status, in English, static. */
+RINGBUF_API const char *ringbuf_status_text(ringbuf_status status);
+
+/** The library's version, "MAJOR.MINOR.PATCH", static. */
+RINGBUF_API const char *ringbuf_version(void);
+
+/** The version of the shared-memory layout this library reads and writes. */
+RINGBUF_API uint32_t ringbuf_layout_version(void);
+
+/* [cdef end] */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

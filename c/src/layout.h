@@ -1,0 +1,155 @@
+/* layout.h — floor 0: every byte of a queue's file.
+ *
+ * Owns: the structs, their offsets, the words' bit fields, and the asserts that hold them to the picture.  docs/layout.md is the
+ * same in prose.  Refuses to know: what the words mean over time (ring.c, registry.c, wait.c).
+ *
+ *   0            4096                        A (page)               B (page)
+ *   | header     | participants, 128 B each  | slots, 64 B each     | data, one cell per slot               |
+ *   | one page   | owner number - 1          | one per cell         | mapped twice in a row                 |
+ *
+ * Only fixed-width integers and offsets live here: no pointer, size_t, bool, enum or pthread type.  Padding is named and zero.
+ * Zero bytes are a valid, empty ring: pages that nobody has reached need no initialization (and no memory). */
+#ifndef RBI_LAYOUT_H
+#define RBI_LAYOUT_H
+
+#include "atomics.h"
+
+#include <stddef.h>
+
+enum {
+    RBI_LAYOUT_VERSION = 1,
+    RBI_HEADER_BYTES = 4096,
+    RBI_NAME_MAX_BYTES = 1024,
+    RBI_TAG_BYTES = 32,
+    RBI_LABEL_BYTES = 32,
+    RBI_ID_BYTES = 16,
+    RBI_OWNER_MAX = 4095,        /* owner numbers are 12 bits; 0 is nobody */
+    RBI_INLINE_BYTES = 48,       /* a message of at most this size lies in its slot and touches no data cell */
+    RBI_CELL_MIN_LOG2 = 7,       /* 128 B: two cache lines, so that neighbours never share one */
+    RBI_CELLS_MIN_LOG2 = 5,
+    RBI_CELLS_MAX_LOG2 = 20,     /* larger queues get larger cells */
+};
+#define RBI_MAGIC UINT64_C(0x31664275426e6952) /* "RinBuBf1", also tells the byte order */
+
+/* A cursor: { items : cells_log2 + 1 | position : 63 - cells_log2 }.
+ * A position counts cells for ever (as far as its bits go); its slot is position & (cells - 1), its lap position >> cells_log2.
+ * `items` counts records modulo 2^(cells_log2 + 1), so that tail.items - head.items is the number of records between the two.
+ * The first position is `cells` (lap 1), so that an all-zero slot word belongs to a lap long gone. */
+
+/* A slot's word, the one truth about the record that starts at its cell:
+ *   { lap : 48 - cells_log2 | cells : cells_log2 | owner : 12 | kind : 4 }
+ * lap   tells whether the word is about this lap at all: any other lap's word says "no record starts here yet"
+ * cells how many cells the record occupies
+ * owner who may change the word next (CLAIMED, SKIPPED, TAKEN), else 0 */
+enum rbi_kind {
+    RBI_KIND_NONE = 0,
+    RBI_KIND_CLAIMED = 1,  /* a producer, `owner`, is writing it */
+    RBI_KIND_SKIPPED = 2,  /* the same, and consumers have gone past it */
+    RBI_KIND_READY = 3,    /* a message; only the one at `head` is taken */
+    RBI_KIND_TAKEN = 4,    /* a consumer, `owner`, is reading it */
+    RBI_KIND_RETURNED = 5, /* a message that consumers have gone past: published late, given back, or its taker died */
+    RBI_KIND_RELEASED = 6, /* done, or void: its cells are free once `reclaim` has passed them */
+};
+
+/** The record that starts at this cell: its word, its size and, if it is small, its bytes. */
+struct rbi_slot {
+    rbi_atomic64 word;
+    rbi_atomic64 size;     /* payload bytes; written by the owner of a claim before it publishes */
+    uint8_t payload[RBI_INLINE_BYTES];
+};
+_Static_assert(sizeof(struct rbi_slot) == 64, "a slot is one cache line");
+
+/** An event word for sleepers (wait.c): { count : 31 | WAITERS : 1 }. */
+struct rbi_event {
+    rbi_atomic32 word;
+    uint32_t zero[31];
+};
+_Static_assert(sizeof(struct rbi_event) == 128, "an event word has a cache-line pair of its own");
+
+/** What the header says once and for all.  Written before the file gets its name; checked against fstat before anything else. */
+struct rbi_stamp {
+    uint64_t magic;                /* RBI_MAGIC, in the byte order of the creator */
+    uint32_t layout_version;
+    uint32_t header_bytes;
+    uint32_t max_participants;
+    uint32_t cell_log2;            /* log2 of the bytes of a cell */
+    uint32_t cells_log2;           /* log2 of the number of cells and slots */
+    uint32_t flags;                /* enum ringbuf_flag */
+    uint64_t slots_offset;
+    uint64_t data_offset;
+    uint64_t file_bytes;
+    uint64_t max_items;
+    uint64_t created_ns;           /* CLOCK_REALTIME */
+    uint32_t creator_pid;
+    uint32_t permissions;
+    uint8_t id[RBI_ID_BYTES];
+    uint8_t tag[RBI_TAG_BYTES];
+    uint64_t name_bytes;
+    uint8_t name[RBI_NAME_MAX_BYTES];
+    uint64_t checksum;             /* FNV-1a of everything above */
+};
+
+/** The words that the ring moves.  Each has a cache-line pair of its own: producers write tail, consumers head. */
+struct rbi_cursors {
+    rbi_atomic64 tail;             /* cursor; the next position to claim, or one record behind it */
+    uint64_t zero_tail[15];
+    rbi_atomic64 head;             /* cursor; the next position to take, or behind it */
+    uint64_t zero_head[15];
+    rbi_atomic64 reclaim;          /* position; everything before it is free */
+    rbi_atomic64 reserved_cells;   /* slots and cells [0, here) have pages; only grows, up to all */
+    uint64_t zero_reclaim[14];
+    rbi_atomic64 returned;         /* { version : 63 | some : 1 }; see ring.c */
+    rbi_atomic64 irregular;        /* position; every record that was skipped, returned or voided lies before it */
+    uint64_t zero_returned[14];
+};
+
+/** The header page. */
+struct rbi_header {
+    struct rbi_stamp stamp;
+    uint8_t zero_stamp[2048 - sizeof(struct rbi_stamp)];
+    struct rbi_cursors cursors;
+    struct rbi_event items;        /* consumers sleep here */
+    struct rbi_event space;        /* producers sleep here */
+    struct rbi_event tasks;        /* joiners sleep here */
+    rbi_atomic32 shutdown;         /* 0 open, 1 draining, 2 shut down at once; only grows */
+    rbi_atomic32 participants_high;/* entries [0, here) may be in use; only grows */
+    rbi_atomic64 tasks_done;
+    rbi_atomic64 recoveries;
+    uint64_t zero_shared[13];
+    uint8_t zero_end[RBI_HEADER_BYTES - 2048 - 512 - 4 * 128];
+};
+_Static_assert(sizeof(struct rbi_cursors) == 512, "cursors: four line pairs");
+_Static_assert(sizeof(struct rbi_header) == RBI_HEADER_BYTES, "the header is one page");
+_Static_assert(offsetof(struct rbi_header, cursors) == 2048, "picture");
+
+/** A participant's entry.  Its number, the `owner` of slot words, is its index + 1.
+ *  Counters belong to the number, not to the process: they go on counting when the number is used again, so nothing has to be
+ *  folded anywhere when a process dies, and the sum over all entries is the truth. */
+struct rbi_participant {
+    rbi_atomic32 state;            /* 0 free, 1 in use; the byte lock (registry.c) tells whether its process lives */
+    uint32_t pid;
+    uint64_t attached_ns;          /* CLOCK_REALTIME */
+    uint8_t label[RBI_LABEL_BYTES];
+    uint64_t puts_before;          /* the counters when this process attached */
+    uint64_t gets_before;
+    /* Only the participant's own process writes these (its threads add atomically). */
+    rbi_atomic64 puts;
+    rbi_atomic64 gets;
+    rbi_atomic64 bytes_put;
+    rbi_atomic64 bytes_got;
+    rbi_atomic64 sleeps;
+    rbi_atomic64 done;             /* ringbuf_task_done calls */
+    rbi_atomic64 forgiven;         /* gets whose task_done will never come: their participant died */
+    uint64_t owed_before;          /* gets - done - forgiven when this process attached */
+};
+_Static_assert(sizeof(struct rbi_participant) == 128, "an entry has a cache-line pair of its own");
+
+/* Kernel byte-range locks on the file (registry.c, segment.c).  They lie beyond any data. */
+#define RBI_LOCK_BASE ((int64_t)1 << 60)
+enum {
+    RBI_LOCK_PRESENCE = 0, /* shared by everyone attached; exclusive: nobody is */
+    RBI_LOCK_NAME = 1,     /* exclusive: about to remove the file's name */
+    RBI_LOCK_OWNER = 1,    /* + owner number: that participant lives, or is being recovered */
+};
+
+#endif

@@ -1,0 +1,83 @@
+/* platform.h — floor 0: what this library asks of the operating system.  A port is one .c file in platform/.
+ *
+ * Every function returns a status from the public list and leaves errno behind the door.  All of them may be called from any
+ * thread; those marked [fork] also between fork() and exec in a child, where only async-signal-safe calls are allowed. */
+#ifndef RBI_PLATFORM_H
+#define RBI_PLATFORM_H
+
+#include <ringbuf/ringbuf.h>
+
+#include <stdbool.h>
+
+/** An open file; -1 is none. */
+typedef int rbi_fd;
+
+/** What fstat knows that matters here. */
+struct rbi_file_facts {
+    uint64_t device, inode, bytes;
+    uint32_t links, user, mode;
+    bool regular;
+};
+
+/* ---- files ---- */
+
+/** Make a file without a name in `directory`.  RINGBUF_E_SYSTEM if the file system cannot. */
+ringbuf_status rbi_file_make_unnamed(rbi_fd *fd, const char *directory, uint32_t permissions);
+/** Give it a name.  RINGBUF_E_EXISTS if the name is taken. */
+ringbuf_status rbi_file_link(rbi_fd fd, const char *path);
+/** Open an existing file for reading and writing; a symbolic link is RINGBUF_E_ACCESS. */
+ringbuf_status rbi_file_open(rbi_fd *fd, const char *path);
+/** Open the same file again, with locks of its own, also when it has no name any more.  [fork] */
+ringbuf_status rbi_file_reopen(rbi_fd *again, rbi_fd fd);
+void rbi_file_close(rbi_fd fd); /* [fork] */
+ringbuf_status rbi_file_facts(rbi_fd fd, struct rbi_file_facts *facts);
+/** Facts about whatever is at `path`; RINGBUF_E_NOT_FOUND. */
+ringbuf_status rbi_path_facts(const char *path, struct rbi_file_facts *facts);
+ringbuf_status rbi_path_unlink(const char *path);
+/** Read the first `count` bytes; RINGBUF_E_CORRUPT if there are fewer. */
+ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count);
+ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes);
+/** Make sure that [offset, offset + bytes) has memory behind it; RINGBUF_E_NO_SPACE otherwise. */
+ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes);
+
+/* ---- byte locks on a file: held by the open file, dropped by the kernel when its last holder is gone, however it died ---- */
+
+enum rbi_lock_kind { RBI_LOCK_SHARED, RBI_LOCK_EXCLUSIVE };
+/** Try to lock byte `which` (layout.h).  RINGBUF_E_BUSY if another open file holds it.  Converts a lock already held. */
+ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind);
+void rbi_lock_drop(rbi_fd fd, uint32_t which);
+
+/* ---- memory ---- */
+
+/** Map [0, prefix_bytes) of the file, then [mirror_offset, + mirror_bytes) twice in a row behind it.
+ *  prefix_bytes == mirror_offset; all are multiples of the page size. */
+ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes);
+void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes);
+uint64_t rbi_page_bytes(void);
+
+/* ---- sleeping ---- */
+
+/** Sleep while *word == expected, at most until `deadline_ns`.  Words are shared between processes.
+ *  RINGBUF_OK woken or the word differs; RINGBUF_E_TIMEOUT; RINGBUF_E_INTR. */
+ringbuf_status rbi_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
+/** Wake up to `count` sleepers; returns how many there were. */
+int rbi_futex_wake(_Atomic uint32_t *word, int count);
+/** Sleep for a while; returns early on a signal. */
+void rbi_nap(int64_t ns);
+
+/* ---- the rest ---- */
+
+int64_t rbi_monotonic_ns(void);
+uint64_t rbi_realtime_ns(void);
+uint32_t rbi_pid(void);
+uint32_t rbi_user(void);
+/** How many processors this process may run on. */
+uint32_t rbi_processors(void);
+ringbuf_status rbi_random(void *bytes, size_t count);
+/** This process's command name, at most `capacity` - 1 bytes. */
+void rbi_process_name(char *name, size_t capacity);
+/** Call `visit` with every file name in `directory` that starts with `prefix`. */
+ringbuf_status rbi_directory_visit(const char *directory, const char *prefix,
+                                   void (*visit)(const char *file_name, void *context), void *context);
+
+#endif

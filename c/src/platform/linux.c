@@ -1,0 +1,293 @@
+/* platform/linux.c — floor 0: platform.h on Linux.
+ *
+ * Open-file-description locks (3.15) are what liveness rests on: they belong to the open file, not to the process, so the kernel drops
+ * them exactly when the last holder of that open file is gone, and two handles in one process do not take them from each other. */
+#define _GNU_SOURCE
+#include "../platform.h"
+
+#include "../layout.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(off_t) == 8, "locks lie at large offsets");
+
+/* The one place where errno becomes a status. */
+static ringbuf_status from_errno(int error)
+{
+    switch (error) {
+    case ENOSPC:
+    case EDQUOT: return RINGBUF_E_NO_SPACE;
+    case ENOMEM: return RINGBUF_E_NO_MEMORY;
+    case EMFILE:
+    case ENFILE: return RINGBUF_E_NO_FILES;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ELOOP: return RINGBUF_E_ACCESS;
+    case EEXIST: return RINGBUF_E_EXISTS;
+    case ENOENT: return RINGBUF_E_NOT_FOUND;
+    case ENOTDIR: return RINGBUF_E_NO_DIRECTORY;
+    case EISDIR:
+    case ENXIO: return RINGBUF_E_CORRUPT; /* something else than a file lies under the name */
+    case EINTR: return RINGBUF_E_INTR;
+    default: return RINGBUF_E_SYSTEM;
+    }
+}
+
+static ringbuf_status outcome(int result) { return result < 0 ? from_errno(errno) : RINGBUF_OK; }
+
+/* ---- files ---- */
+
+ringbuf_status rbi_file_make_unnamed(rbi_fd *fd, const char *directory, uint32_t permissions)
+{
+    *fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    /* EISDIR, EOPNOTSUPP: a file system that has no nameless files. */
+    if (*fd < 0) return errno == ENOENT || errno == EISDIR || errno == EOPNOTSUPP ? RINGBUF_E_NO_DIRECTORY : from_errno(errno);
+    /* Not through open's mode, which the umask would cut. */
+    if (fchmod(*fd, (mode_t)permissions) < 0) {
+        ringbuf_status status = from_errno(errno);
+        rbi_file_close(*fd);
+        return status;
+    }
+    return RINGBUF_OK;
+}
+
+/* The name under which the kernel shows an open file.  Longest: "/proc/self/fd/2147483647". */
+static void fd_path(char path[32], rbi_fd fd)
+{
+    /* By hand: also called after fork(), where snprintf is not allowed. */
+    static const char prefix[] = "/proc/self/fd/";
+    memcpy(path, prefix, sizeof prefix - 1);
+    char digits[12];
+    int count = 0;
+    unsigned rest = (unsigned)fd;
+    do digits[count++] = (char)('0' + rest % 10);
+    while (rest /= 10);
+    char *end = path + sizeof prefix - 1;
+    while (count) *end++ = digits[--count];
+    *end = '\0';
+}
+
+ringbuf_status rbi_file_link(rbi_fd fd, const char *path)
+{
+    char from[32];
+    fd_path(from, fd);
+    return outcome(linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW));
+}
+
+ringbuf_status rbi_file_open(rbi_fd *fd, const char *path)
+{
+    /* O_NONBLOCK: a FIFO of that name must not hang us. */
+    *fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    return outcome(*fd);
+}
+
+ringbuf_status rbi_file_reopen(rbi_fd *again, rbi_fd fd)
+{
+    char path[32];
+    fd_path(path, fd);
+    *again = open(path, O_RDWR | O_CLOEXEC);
+    return outcome(*again);
+}
+
+void rbi_file_close(rbi_fd fd)
+{
+    if (fd >= 0) close(fd);
+}
+
+static struct rbi_file_facts facts_of(const struct stat *st)
+{
+    return (struct rbi_file_facts){
+        .device = st->st_dev,
+        .inode = st->st_ino,
+        .bytes = (uint64_t)st->st_size,
+        .links = (uint32_t)st->st_nlink,
+        .user = st->st_uid,
+        .mode = st->st_mode & 07777,
+        .regular = S_ISREG(st->st_mode),
+    };
+}
+
+ringbuf_status rbi_file_facts(rbi_fd fd, struct rbi_file_facts *facts)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0) return from_errno(errno);
+    *facts = facts_of(&st);
+    return RINGBUF_OK;
+}
+
+ringbuf_status rbi_path_facts(const char *path, struct rbi_file_facts *facts)
+{
+    struct stat st;
+    if (lstat(path, &st) < 0) return from_errno(errno);
+    *facts = facts_of(&st);
+    return RINGBUF_OK;
+}
+
+ringbuf_status rbi_path_unlink(const char *path) { return outcome(unlink(path)); }
+
+ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count)
+{
+    ssize_t got = pread(fd, bytes, count, 0);
+    if (got < 0) return from_errno(errno);
+    return (size_t)got == count ? RINGBUF_OK : RINGBUF_E_CORRUPT;
+}
+
+ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes) { return outcome(ftruncate(fd, (off_t)bytes)); }
+
+ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
+{
+    int result;
+    do result = fallocate(fd, 0, (off_t)offset, (off_t)bytes);
+    while (result < 0 && errno == EINTR); /* a signal must not make a put fail that has all it needs */
+    return outcome(result);
+}
+
+/* ---- locks ---- */
+
+static int set_lock(rbi_fd fd, uint32_t which, short type)
+{
+    struct flock lock = {
+        .l_type = type,
+        .l_whence = SEEK_SET,
+        .l_start = (off_t)(RBI_LOCK_BASE + which),
+        .l_len = 1,
+    };
+    return fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
+{
+    if (set_lock(fd, which, kind == RBI_LOCK_SHARED ? F_RDLCK : F_WRLCK) == 0) return RINGBUF_OK;
+    return errno == EAGAIN || errno == EACCES ? RINGBUF_E_BUSY : from_errno(errno);
+}
+
+void rbi_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, which, F_UNLCK); }
+
+/* ---- memory ---- */
+
+ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes)
+{
+    if (prefix_bytes > SIZE_MAX / 4 || mirror_bytes > SIZE_MAX / 4) return RINGBUF_E_NO_MEMORY;
+    size_t total = (size_t)(prefix_bytes + 2 * mirror_bytes);
+    /* Hold the whole range first, so that nobody else's mapping gets between the parts. */
+    uint8_t *range = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) return from_errno(errno);
+    int access = PROT_READ | PROT_WRITE;
+    size_t once = (size_t)(prefix_bytes + mirror_bytes);
+    if (mmap(range, once, access, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ||
+        mmap(range + once, (size_t)mirror_bytes, access, MAP_SHARED | MAP_FIXED, fd, (off_t)prefix_bytes) == MAP_FAILED) {
+        ringbuf_status status = from_errno(errno);
+        munmap(range, total);
+        return status;
+    }
+    *base = range;
+    return RINGBUF_OK;
+}
+
+void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes)
+{
+    munmap(base, (size_t)(prefix_bytes + 2 * mirror_bytes));
+}
+
+uint64_t rbi_page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
+
+/* ---- sleeping ---- */
+
+static struct timespec timespec_of(int64_t ns)
+{
+    return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+}
+
+ringbuf_status rbi_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
+{
+    struct timespec until = timespec_of(deadline_ns);
+    /* _BITSET takes an absolute CLOCK_MONOTONIC time.  Never _PRIVATE: the other side is another process. */
+    long result = syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, deadline_ns == RINGBUF_FOREVER ? NULL : &until, NULL,
+                          FUTEX_BITSET_MATCH_ANY);
+    if (result == 0 || errno == EAGAIN) return RINGBUF_OK;
+    if (errno == ETIMEDOUT) return RINGBUF_E_TIMEOUT;
+    return from_errno(errno);
+}
+
+int rbi_futex_wake(_Atomic uint32_t *word, int count)
+{
+    long woken = syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+    return woken > 0 ? (int)woken : 0;
+}
+
+void rbi_nap(int64_t ns)
+{
+    struct timespec length = timespec_of(ns);
+    nanosleep(&length, NULL);
+}
+
+/* ---- the rest ---- */
+
+int64_t rbi_monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+uint64_t rbi_realtime_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+uint32_t rbi_pid(void) { return (uint32_t)getpid(); }
+
+uint32_t rbi_user(void) { return (uint32_t)geteuid(); }
+
+uint32_t rbi_processors(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return (uint32_t)CPU_COUNT(&set);
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? (uint32_t)count : 1;
+}
+
+ringbuf_status rbi_random(void *bytes, size_t count)
+{
+    /* Up to 256 bytes come whole and are not interrupted. */
+    return getrandom(bytes, count, 0) == (ssize_t)count ? RINGBUF_OK : RINGBUF_E_SYSTEM;
+}
+
+void rbi_process_name(char *name, size_t capacity)
+{
+    ssize_t length = -1;
+    int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        length = read(fd, name, capacity - 1);
+        close(fd);
+    }
+    if (length > 0 && name[length - 1] == '\n') length--;
+    name[length > 0 ? length : 0] = '\0';
+}
+
+ringbuf_status rbi_directory_visit(const char *directory, const char *prefix,
+                                   void (*visit)(const char *file_name, void *context), void *context)
+{
+    DIR *stream = opendir(directory);
+    if (!stream) return errno == ENOENT ? RINGBUF_E_NO_DIRECTORY : from_errno(errno);
+    for (struct dirent *entry; (entry = readdir(stream)) != NULL;)
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0) visit(entry->d_name, context);
+    closedir(stream);
+    return RINGBUF_OK;
+}

@@ -1,0 +1,48 @@
+/* registry.h — floor 2: who is attached, who died, and what their death left half done.
+ *
+ * A participant is one process's attachment: a number (the `owner` of slot words), an entry in the segment, and an exclusive kernel
+ * lock on the number's byte of the file.  The lock is the liveness: the kernel drops it at death, whatever the cause, and needs no
+ * pid for it (containers, reuse, zombies).  A stopped process keeps it, so it is alive and nothing of it is touched.
+ *
+ * The lock is taken before the entry is written, and dropped after the entry is freed.  So: entry in use and lock free = dead.
+ * Holding a dead one's lock while recovering makes recovery exclusive, and a recoverer's own death leaves the entry for the next.
+ * A number is used again only after its entry was freed, which is the last step of recovery. */
+#ifndef RBI_REGISTRY_H
+#define RBI_REGISTRY_H
+
+#include "platform.h"
+#include "ring.h"
+
+struct rbi_registry {
+    struct rbi_header *header;
+    struct rbi_participant *entries;
+    struct rbi_ring *ring;
+    rbi_fd fd;
+    uint32_t max_participants;
+    uint32_t self;               /* our number; 0: not a participant (yet) */
+};
+
+/** Become a participant.  RINGBUF_OK, RINGBUF_E_CROWDED, or what reserving the entry's page or locking says.
+ *  Callers serialise calls on one registry. */
+ringbuf_status rbi_registry_join(struct rbi_registry *registry, const char *label);
+
+/** Give back what we hold, free our entry.  Nobody acts in our name any more.  Does nothing if we are no participant. */
+void rbi_registry_leave(struct rbi_registry *registry);
+
+/** Clean up after every participant that died.  *recovered counts them.  RINGBUF_OK or RINGBUF_E_CORRUPT.
+ *  Callers serialise calls on one registry (locks of one open file do not exclude its own threads); processes may all call it. */
+ringbuf_status rbi_registry_recover(struct rbi_registry *registry, uint64_t *recovered);
+
+/** Entries [0, here) may be in use; checked. */
+uint32_t rbi_registry_high(const struct rbi_registry *registry);
+
+/** Our own entry. */
+static inline struct rbi_participant *rbi_registry_me(const struct rbi_registry *registry)
+{
+    return &registry->entries[registry->self - 1];
+}
+
+/** Gets that were not marked done, and will or may yet be, summed over everybody; a snapshot.  See queue.c on the order of reading. */
+uint64_t rbi_registry_gets_owed(const struct rbi_registry *registry);
+
+#endif

@@ -1,0 +1,110 @@
+/* ring.h — floor 1: the algorithm, on plain memory.  ring.c opens with how and why it works.
+ *
+ * Knows layout.h and atomics.h only: no operating system, no malloc, no sleeping.  The same object runs on a heap buffer under
+ * ThreadSanitizer and on a mapped file. */
+#ifndef RBI_RING_H
+#define RBI_RING_H
+
+#include "layout.h"
+
+/** A process's view of a ring: where it lies and how big it is (copied out of the checked stamp, never read from shared memory
+ *  again), and what this process last saw of words that only grow. */
+struct rbi_ring {
+    struct rbi_slot *slots;
+    uint8_t *data;               /* 2 << (cells_log2 + cell_log2) bytes: the data region, twice */
+    struct rbi_cursors *cursors;
+    uint32_t cells_log2;
+    uint32_t cell_log2;
+    uint32_t patience;           /* how often to look again before going past a message that is being written */
+    uint64_t max_items;          /* 0: unbounded */
+    rbi_atomic64 reclaim_seen;   /* a lower bound of cursors->reclaim: mostly saves a cache miss */
+    rbi_atomic64 reserved_seen;  /* likewise of cursors->reserved_cells */
+};
+
+enum rbi_ring_outcome {
+    RBI_RING_OK = 0,
+    RBI_RING_FULL,
+    RBI_RING_EMPTY,
+    RBI_RING_PENDING,      /* nothing to take, but somebody is writing a message */
+    RBI_RING_SMALL,        /* the next message is larger than asked for */
+    RBI_RING_UNRESERVED,   /* the first record.cells slots and cells need pages first (claim only) */
+    RBI_RING_CORRUPT,
+};
+
+/** A record that this process owns: claimed or taken. */
+struct rbi_record {
+    uint64_t position;
+    uint64_t cells;
+    uint64_t size;
+    uint8_t *payload;
+};
+
+/** Set up the view.  `max_items` as in the stamp. */
+void rbi_ring_init(struct rbi_ring *ring, struct rbi_cursors *cursors, struct rbi_slot *slots, uint8_t *data,
+                   uint32_t cells_log2, uint32_t cell_log2, uint64_t max_items);
+
+/** Write the first values of the cursors, so that the ring is empty and its next position is `position` (a lap's first for a
+ *  queue's life: rbi_ring_first_position; anything for tests).  The memory is zero and nobody else sees it yet. */
+void rbi_ring_start_at(struct rbi_ring *ring, uint64_t position);
+uint64_t rbi_ring_first_position(const struct rbi_ring *ring);
+
+/** The largest payload that a ring can hold. */
+uint64_t rbi_ring_max_payload(const struct rbi_ring *ring);
+
+/** Reserve room for `size` bytes in the name of `owner`.  Lock-free.
+ *  OK: *record is owner's to fill; end it with publish or void.  FULL: at one moment during the call there was no room.
+ *  UNRESERVED: record->cells is how many cells must have pages; reserve them, raise reserved_cells, try again.  CORRUPT. */
+enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t size);
+
+/** The first `cells` slots and cells have pages now.  OK or CORRUPT. */
+enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint64_t cells);
+
+/** Make the filled record a message.  Wait-free but for setting the hint (lock-free).  OK or CORRUPT. */
+enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner);
+
+/** Give a claimed record up.  OK or CORRUPT. */
+enum rbi_ring_outcome rbi_ring_void(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner);
+
+/** Take the oldest message of at most `limit` bytes in the name of `owner`.  Lock-free.
+ *  OK: *record is owner's to read; end it with release or give_back.  EMPTY, PENDING: at one moment during the call no message
+ *  whose put has returned was in the ring.  SMALL: record->size is the size of the next message, which stays.  CORRUPT. */
+enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit);
+
+/** Find the record that `owner` took at `position`.  OK, or CORRUPT if it holds none there. */
+enum rbi_ring_outcome rbi_ring_find_taken(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner,
+                                          uint64_t position);
+
+/** The taken record is done.  Wait-free. */
+void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record);
+
+/** The taken record goes back.  Lock-free. */
+void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record);
+
+/** Undo what `owner` left half done: void its claims, return what it has taken.  Only when owner will never act again (its process
+ *  died, or it is ours and idle); several may run at once, also for the same owner; may die anywhere and be done again. */
+enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner);
+
+/** Move `reclaim` over released records.  Lock-free.  OK or CORRUPT. */
+enum rbi_ring_outcome rbi_ring_reclaim(struct rbi_ring *ring);
+
+/** Look, without changing anything that matters, whether a take could succeed now.  For spinning. */
+bool rbi_ring_may_take(struct rbi_ring *ring);
+
+/** Whether a claim of `size` bytes could succeed now.  For spinning, and for full(). */
+bool rbi_ring_has_room(struct rbi_ring *ring, uint64_t size);
+
+/** Messages waiting.  Exact when nobody moves. */
+enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items);
+
+/** Records of the given kinds (a bit each, 1 << RBI_KIND_…) between reclaim and tail. */
+enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, uint32_t kinds);
+
+/** Bytes of capacity in use. */
+uint64_t rbi_ring_used_bytes(struct rbi_ring *ring);
+
+/* Words taken apart, for tests and inspection. */
+enum rbi_kind rbi_ring_kind_at(struct rbi_ring *ring, uint64_t position);
+uint64_t rbi_ring_tail_position(struct rbi_ring *ring);
+uint64_t rbi_ring_head_position(struct rbi_ring *ring);
+
+#endif

@@ -1,0 +1,731 @@
+/* segment.c — floor 3: a queue's file from birth to removal, and the handle on it.
+ *
+ * Locks, all on bytes of the file, all kernel locks that die with their holder:
+ *   PRESENCE  shared by everyone attached, from before they look at the contents until they leave.  Whoever gets it exclusively knows
+ *             that nobody is attached, and may look whether the queue is to be removed.
+ *   NAME      exclusive while removing the file's name: check that the name still belongs to this file, then unlink.  A name can come
+ *             to belong to another file only after it was removed from this one, so check and unlink are one step.
+ *   OWNER     registry.h.
+ * All are only tried, never waited for in the kernel; attach retries for up to five seconds against somebody who is just removing.
+ *
+ * Create:  nameless file -> size -> header page -> stamp -> present -> participant -> link to the name.
+ *          Nobody can find it before it is complete; a death before the link leaves nothing.  The loser of two attaches to the winner's.
+ * Attach:  open -> present (shared; or exclusively, if alone: then first see whether it was left behind and is to be removed)
+ *          -> the name still leads here? -> check the stamp -> map -> recover the dead -> participant.
+ * Leave:   participant no more -> not present -> alone? -> recover the dead -> nothing left in it? -> remove the name.
+ *          Who cannot get PRESENCE exclusively is not the last; somebody else is there and will come through here.
+ *          A death in between leaves a file that nobody is present at: the next create or attach of that name, or collect, removes it.
+ *
+ * Closing under calls: `calls` counts calls in flight with two flags beside the count.  Close sets CLOSED, wakes the sleepers, and
+ * waits until the count is zero before it unmaps.
+ *
+ * Fork: the child must not keep the parent's locks alive, so the atfork handler opens each file anew (a new open file has no locks),
+ * closes the inherited one, marks itself present, and flags the handle STALE; the child's first call makes it a participant. */
+#define _GNU_SOURCE
+#include "segment.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- names and paths ---- */
+
+#define FILE_PREFIX "ringbuf."
+static const char default_directory[] = "/dev/shm";
+
+static uint64_t fnv1a(uint64_t hash, const void *bytes, size_t count)
+{
+    for (const uint8_t *byte = bytes, *end = byte + count; byte < end; byte++) hash = (hash ^ *byte) * UINT64_C(0x100000001b3);
+    return hash;
+}
+static const uint64_t fnv_basis = UINT64_C(0xcbf29ce484222325);
+
+static const char *directory_of(const ringbuf_options *options)
+{
+    if (options->directory) return options->directory;
+    const char *configured = secure_getenv("SAGE_QUEUE_DIR");
+    return configured && *configured ? configured : default_directory;
+}
+
+/** Write `name` as part of a file name: letters, digits, '_', '-' and '.' as they are, other bytes as %XX; what is long ends in a
+ *  hash of the whole name instead. */
+static void escape(char *file_name, size_t capacity, const char *name)
+{
+    enum { ESCAPED_MAX = 160 };
+    size_t length = 0;
+    for (const char *c = name; *c && length < ESCAPED_MAX; c++) {
+        bool plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || *c == '_' || *c == '-' ||
+                     *c == '.';
+        length += (size_t)snprintf(file_name + length, capacity - length, plain ? "%c" : "%%%02X", (unsigned char)*c);
+    }
+    if (length < ESCAPED_MAX) return;
+    uint64_t hash = fnv1a(fnv_basis, name, strlen(name));
+    snprintf(file_name + length, capacity - length, "~%016llx%016llx", (unsigned long long)hash,
+             (unsigned long long)fnv1a(hash, name, strlen(name)));
+}
+
+static char *path_of(const char *name, const ringbuf_options *options)
+{
+    char file_name[256];
+    escape(file_name, sizeof file_name, name);
+    char *path = NULL;
+    return asprintf(&path, "%s/" FILE_PREFIX "%s", directory_of(options), file_name) < 0 ? NULL : path;
+}
+
+static ringbuf_status check_name(const char *name)
+{
+    if (!name || !*name || strlen(name) > RBI_NAME_MAX_BYTES) return RINGBUF_E_INVALID;
+    return RINGBUF_OK;
+}
+
+/* ---- geometry and stamp ---- */
+
+static uint64_t round_up(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
+static uint64_t capacity_of(const struct rbi_stamp *stamp) { return UINT64_C(1) << (stamp->cells_log2 + stamp->cell_log2); }
+
+/** Offsets and file size follow from the three sizes and the page size. */
+static void place_regions(struct rbi_stamp *stamp)
+{
+    uint64_t page = rbi_page_bytes();
+    uint64_t participants = (uint64_t)stamp->max_participants * sizeof(struct rbi_participant);
+    stamp->slots_offset = round_up(RBI_HEADER_BYTES + participants, page);
+    stamp->data_offset = round_up(stamp->slots_offset + (sizeof(struct rbi_slot) << stamp->cells_log2), page);
+    stamp->file_bytes = stamp->data_offset + capacity_of(stamp);
+}
+
+static uint64_t checksum_of(const struct rbi_stamp *stamp) { return fnv1a(fnv_basis, stamp, offsetof(struct rbi_stamp, checksum)); }
+
+/** Fill a stamp from the caller's wishes; name and id come later. */
+static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *options)
+{
+    const uint64_t largest = UINT64_C(64) << 30;
+    const uint32_t known_flags = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT;
+    if (options->capacity_bytes == 0 || options->capacity_bytes > largest || options->max_participants == 0 ||
+        options->max_participants > RBI_OWNER_MAX || options->mode > RINGBUF_FRESH || options->flags & ~known_flags ||
+        (options->flags & known_flags) == known_flags || options->permissions > 0777 ||
+        (options->tag && strlen(options->tag) >= RBI_TAG_BYTES))
+        return RINGBUF_E_INVALID;
+
+    uint64_t smallest = UINT64_C(1) << (RBI_CELLS_MIN_LOG2 + RBI_CELL_MIN_LOG2);
+    if (smallest < rbi_page_bytes()) smallest = rbi_page_bytes();
+    uint32_t capacity_log2 = 0;
+    while (UINT64_C(1) << capacity_log2 < options->capacity_bytes || UINT64_C(1) << capacity_log2 < smallest) capacity_log2++;
+
+    memset(stamp, 0, sizeof *stamp);
+    stamp->magic = RBI_MAGIC;
+    stamp->layout_version = RBI_LAYOUT_VERSION;
+    stamp->header_bytes = RBI_HEADER_BYTES;
+    stamp->max_participants = options->max_participants;
+    stamp->cells_log2 = capacity_log2 - RBI_CELL_MIN_LOG2;
+    if (stamp->cells_log2 > RBI_CELLS_MAX_LOG2) stamp->cells_log2 = RBI_CELLS_MAX_LOG2;
+    stamp->cell_log2 = capacity_log2 - stamp->cells_log2;
+    stamp->flags = options->flags;
+    stamp->max_items = options->max_items;
+    stamp->created_ns = rbi_realtime_ns();
+    stamp->creator_pid = rbi_pid();
+    stamp->permissions = options->permissions ? options->permissions : 0600;
+    if (options->tag) memcpy(stamp->tag, options->tag, strlen(options->tag));
+    place_regions(stamp);
+    return rbi_random(stamp->id, sizeof stamp->id);
+}
+
+static void set_name(struct rbi_stamp *stamp, const char *name)
+{
+    stamp->name_bytes = strlen(name);
+    memcpy(stamp->name, name, stamp->name_bytes);
+    stamp->checksum = checksum_of(stamp);
+}
+
+/** Whether a stamp read from a file of `file_bytes` bytes can be believed: everything that is used later is checked here. */
+static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_bytes)
+{
+    if (stamp->magic == __builtin_bswap64(RBI_MAGIC)) return RINGBUF_E_VERSION;
+    if (stamp->magic != RBI_MAGIC) return RINGBUF_E_CORRUPT;
+    if (stamp->layout_version != RBI_LAYOUT_VERSION) return RINGBUF_E_VERSION;
+    if (stamp->checksum != checksum_of(stamp)) return RINGBUF_E_CORRUPT;
+    if (stamp->header_bytes != RBI_HEADER_BYTES || stamp->max_participants == 0 || stamp->max_participants > RBI_OWNER_MAX ||
+        stamp->cells_log2 < RBI_CELLS_MIN_LOG2 || stamp->cells_log2 > RBI_CELLS_MAX_LOG2 ||
+        stamp->cell_log2 < RBI_CELL_MIN_LOG2 || stamp->cells_log2 + stamp->cell_log2 > 36 ||
+        stamp->name_bytes == 0 || stamp->name_bytes > RBI_NAME_MAX_BYTES || stamp->tag[RBI_TAG_BYTES - 1] != 0)
+        return RINGBUF_E_CORRUPT;
+    struct rbi_stamp placed = *stamp;
+    place_regions(&placed);
+    if (placed.slots_offset != stamp->slots_offset || placed.data_offset != stamp->data_offset ||
+        placed.file_bytes != stamp->file_bytes || file_bytes != stamp->file_bytes)
+        return RINGBUF_E_CORRUPT;
+    return RINGBUF_OK;
+}
+
+/* ---- the handles of this process, and fork ---- */
+
+static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct ringbuf *handles;
+
+static void before_fork(void) { pthread_mutex_lock(&handles_mutex); }
+static void after_fork_in_parent(void) { pthread_mutex_unlock(&handles_mutex); }
+
+static void drop_from_list(struct ringbuf *rb)
+{
+    if (rb->previous) rb->previous->next = rb->next;
+    else handles = rb->next;
+    if (rb->next) rb->next->previous = rb->previous;
+}
+
+/** Only async-signal-safe calls: other threads of the parent are gone, and may have held any lock but handles_mutex. */
+static void after_fork_in_child(void)
+{
+    pthread_mutex_init(&handles_mutex, NULL);
+    for (struct ringbuf *rb = handles; rb; rb = rb->next) {
+        rbi_fd inherited = rb->fd;
+        rb->fd = -1;
+        if (rbi_handle_is_closed(rb)) {
+            drop_from_list(rb); /* another thread of the parent was opening or closing it */
+        } else {
+            pthread_mutex_init(&rb->recovery, NULL);
+            pthread_mutex_init(&rb->closing, NULL);
+            rbi_store_total32(&rb->calls, RBI_HANDLE_STALE); /* calls of the parent's other threads are not ours */
+            /* If it fails, the child's first call says so. */
+            if (rbi_file_reopen(&rb->fd, inherited) == RINGBUF_OK) rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
+            rb->registry.fd = rb->fd;
+            rb->registry.self = 0;
+        }
+        rbi_file_close(inherited);
+    }
+}
+
+static void install_fork_handlers(void) { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
+
+/* A handle is on the list from before it has a file until its file is closed, and both happen under the mutex: a child forked by
+ * another thread at any moment knows every file it has inherited.  Otherwise it would keep locks of a parent that has died. */
+
+static void list_handle(struct ringbuf *rb)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, install_fork_handlers);
+    pthread_mutex_lock(&handles_mutex);
+    rb->next = handles;
+    if (handles) handles->previous = rb;
+    handles = rb;
+    pthread_mutex_unlock(&handles_mutex);
+}
+
+static void unlist_handle(struct ringbuf *rb)
+{
+    pthread_mutex_lock(&handles_mutex);
+    drop_from_list(rb);
+    rbi_file_close(rb->fd);
+    rb->fd = -1;
+    pthread_mutex_unlock(&handles_mutex);
+}
+
+/** Open the existing file at `path`, or with `directory` make one without a name. */
+static ringbuf_status handle_open_file(struct ringbuf *rb, const char *path, const char *directory, uint32_t permissions)
+{
+    pthread_mutex_lock(&handles_mutex);
+    ringbuf_status status =
+        directory ? rbi_file_make_unnamed(&rb->fd, directory, permissions) : rbi_file_open(&rb->fd, path);
+    if (status != RINGBUF_OK) rb->fd = -1;
+    pthread_mutex_unlock(&handles_mutex);
+    return status;
+}
+
+static void handle_close_file(struct ringbuf *rb)
+{
+    pthread_mutex_lock(&handles_mutex);
+    rbi_file_close(rb->fd);
+    rb->fd = -1;
+    pthread_mutex_unlock(&handles_mutex);
+}
+
+/** A process that ends without closing would leave its empty queues behind. */
+__attribute__((destructor)) static void close_all(void)
+{
+    for (;;) {
+        pthread_mutex_lock(&handles_mutex);
+        struct ringbuf *rb = handles;
+        while (rb && rbi_handle_is_closed(rb)) rb = rb->next;
+        pthread_mutex_unlock(&handles_mutex);
+        if (!rb) return;
+        rbi_segment_close(rb);
+    }
+}
+
+static ringbuf_status join_after_fork(ringbuf *rb)
+{
+    if (rb->fd < 0) return RINGBUF_E_NO_FILES;
+    pthread_mutex_lock(&rb->recovery);
+    ringbuf_status status = RINGBUF_OK;
+    if (rbi_load_total32(&rb->calls) & RBI_HANDLE_STALE) {
+        /* The parent may have left while we were between fork and here; then the name is gone, but not the memory. */
+        status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
+        if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
+        if (status == RINGBUF_OK) rbi_add_total32(&rb->calls, (uint32_t)-RBI_HANDLE_STALE);
+    }
+    pthread_mutex_unlock(&rb->recovery);
+    return status;
+}
+
+ringbuf_status rbi_handle_enter_slow(ringbuf *rb)
+{
+    ringbuf_status status = RINGBUF_E_CLOSED;
+    if (!rbi_handle_is_closed(rb)) status = join_after_fork(rb);
+    if (status != RINGBUF_OK) rbi_handle_leave(rb);
+    return status;
+}
+
+void rbi_handle_last_left(ringbuf *rb) { rbi_futex_wake(&rb->calls, INT_MAX); }
+
+/* ---- a handle's memory ---- */
+
+static void handle_free(ringbuf *rb)
+{
+    if (!rb) return;
+    free(rb->path);
+    free(rb->label);
+    pthread_mutex_destroy(&rb->recovery);
+    pthread_mutex_destroy(&rb->closing);
+    free(rb);
+}
+
+/** Allocate and list a handle that has no file yet. */
+static ringbuf *handle_new(const char *path, const ringbuf_options *options)
+{
+    ringbuf *rb = calloc(1, sizeof *rb);
+    if (!rb) return NULL;
+    rb->fd = -1;
+    atomic_init(&rb->calls, RBI_HANDLE_CLOSED); /* until it is handed out */
+    atomic_init(&rb->spin_items_ns, RBI_SPIN_START_NS);
+    atomic_init(&rb->spin_space_ns, RBI_SPIN_START_NS);
+    pthread_mutex_init(&rb->recovery, NULL);
+    pthread_mutex_init(&rb->closing, NULL);
+    rb->path = strdup(path);
+    rb->label = options->label ? strdup(options->label) : NULL;
+    if (!rb->path || (options->label && !rb->label)) {
+        handle_free(rb);
+        return NULL;
+    }
+    list_handle(rb);
+    return rb;
+}
+
+/** Drop everything of a handle that the caller has not got. */
+static void handle_discard(ringbuf *rb)
+{
+    if (rb->base) rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes);
+    unlist_handle(rb);
+    handle_free(rb);
+}
+
+static void hand_out(ringbuf **out, ringbuf *rb)
+{
+    rbi_store_total32(&rb->calls, 0);
+    *out = rb;
+}
+
+static ringbuf_status handle_map(ringbuf *rb)
+{
+    rb->prefix_bytes = rb->stamp.data_offset;
+    rb->mirror_bytes = capacity_of(&rb->stamp);
+    ringbuf_status status = rbi_map(&rb->base, rb->fd, rb->prefix_bytes, rb->mirror_bytes);
+    if (status != RINGBUF_OK) return status;
+    uint8_t *base = rb->base;
+    rb->header = rb->base;
+    rbi_ring_init(&rb->ring, &rb->header->cursors, (struct rbi_slot *)(void *)(base + rb->stamp.slots_offset),
+                  base + rb->stamp.data_offset, rb->stamp.cells_log2, rb->stamp.cell_log2, rb->stamp.max_items);
+    rb->registry = (struct rbi_registry){
+        .header = rb->header,
+        .entries = (struct rbi_participant *)(void *)(base + RBI_HEADER_BYTES),
+        .ring = &rb->ring,
+        .fd = rb->fd,
+        .max_participants = rb->stamp.max_participants,
+    };
+    return RINGBUF_OK;
+}
+
+/* ---- removing ---- */
+
+/** Remove the name of the file `fd` is open on, if `path` still leads to it.  OK also if it does not; BUSY: somebody else is at it. */
+static ringbuf_status remove_name(rbi_fd fd, const char *path)
+{
+    ringbuf_status status = rbi_lock_try(fd, RBI_LOCK_NAME, RBI_LOCK_EXCLUSIVE);
+    if (status != RINGBUF_OK) return status;
+    RBI_POINT(name_locked);
+    struct rbi_file_facts ours, named;
+    status = rbi_file_facts(fd, &ours);
+    if (status == RINGBUF_OK) {
+        status = rbi_path_facts(path, &named);
+        RBI_POINT(name_checked);
+        if (status == RINGBUF_OK && ours.device == named.device && ours.inode == named.inode) status = rbi_path_unlink(path);
+        RBI_POINT(unlinked);
+        if (status == RINGBUF_E_NOT_FOUND) status = RINGBUF_OK;
+    }
+    rbi_lock_drop(fd, RBI_LOCK_NAME);
+    return status;
+}
+
+static const int64_t patience_ns = 5000000000;
+static const int64_t nap_ns = 1000000;
+
+static ringbuf_status remove_name_patiently(rbi_fd fd, const char *path)
+{
+    int64_t give_up_ns = rbi_monotonic_ns() + patience_ns;
+    for (;;) {
+        ringbuf_status status = remove_name(fd, path);
+        if (status != RINGBUF_E_BUSY || rbi_monotonic_ns() > give_up_ns) return status;
+        rbi_nap(nap_ns);
+    }
+}
+
+/** With PRESENCE held exclusively: clean up after everybody, and say whether the queue has reason to stay. */
+static bool worth_keeping(ringbuf *rb)
+{
+    uint64_t recovered, items = 0;
+    if (rbi_registry_recover(&rb->registry, &recovered) != RINGBUF_OK) return true; /* damaged: not ours to judge */
+    if (rb->stamp.flags & RINGBUF_PERSISTENT) return true;
+    if (rb->stamp.flags & RINGBUF_AUTO_CLEANUP) return false;
+    if (rbi_load_total32(&rb->header->shutdown) == 2) return false; /* nobody can get what is in it */
+    if (rbi_ring_count(&rb->ring, &items) != RBI_RING_OK) return true;
+    return items != 0;
+}
+
+/** The last one out removes the queue, if nothing is left in it. */
+static void leave(ringbuf *rb)
+{
+    rbi_registry_leave(&rb->registry);
+    rbi_lock_drop(rb->fd, RBI_LOCK_PRESENCE);
+    RBI_POINT(presence_left);
+    if (rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return;
+    RBI_POINT(alone);
+    if (!worth_keeping(rb)) remove_name(rb->fd, rb->path); /* if somebody is at it already, let him */
+}
+
+/* ---- attach ---- */
+
+static ringbuf_status check_file(const struct rbi_file_facts *facts, const ringbuf_options *options)
+{
+    if (!facts->regular) return RINGBUF_E_CORRUPT;
+    if (facts->user != rbi_user() && options->permissions == 0) return RINGBUF_E_ACCESS;
+    return RINGBUF_OK;
+}
+
+/** Open the file at rb->path and become present at it: shared, or exclusively (*alone) if nobody else is.
+ *  BUSY: somebody holds it alone.  NOT_FOUND: no file there, or it was removed while we looked. */
+static ringbuf_status try_to_be_present(ringbuf *rb, bool *alone, const ringbuf_options *options)
+{
+    struct rbi_file_facts facts;
+    ringbuf_status status = handle_open_file(rb, rb->path, NULL, 0);
+    if (status != RINGBUF_OK) return status;
+    RBI_POINT(opened);
+    status = rbi_file_facts(rb->fd, &facts);
+    if (status == RINGBUF_OK) status = check_file(&facts, options);
+    if (status == RINGBUF_OK) {
+        *alone = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK;
+        if (!*alone) status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
+    }
+    RBI_POINT(present);
+    /* Now nobody removes it any more for being empty; but that may have happened before. */
+    if (status == RINGBUF_OK) status = rbi_file_facts(rb->fd, &facts);
+    if (status == RINGBUF_OK && facts.links == 0) status = RINGBUF_E_NOT_FOUND;
+    if (status != RINGBUF_OK) handle_close_file(rb);
+    return status;
+}
+
+static ringbuf_status be_present(ringbuf *rb, bool *alone, const ringbuf_options *options)
+{
+    int64_t give_up_ns = rbi_monotonic_ns() + patience_ns;
+    for (;;) {
+        ringbuf_status status = try_to_be_present(rb, alone, options);
+        if (status != RINGBUF_E_BUSY || rbi_monotonic_ns() > give_up_ns) return status;
+        rbi_nap(nap_ns); /* somebody is just looking whether to remove it */
+    }
+}
+
+/** Read and check the stamp, map the file. */
+static ringbuf_status check_and_map(ringbuf *rb)
+{
+    struct rbi_file_facts facts;
+    ringbuf_status status = rbi_file_facts(rb->fd, &facts);
+    /* Read, not mapped: a file that is too short gives a short count, not SIGBUS. */
+    if (status == RINGBUF_OK) status = rbi_file_read(rb->fd, &rb->stamp, sizeof rb->stamp);
+    if (status == RINGBUF_OK) status = check_stamp(&rb->stamp, facts.bytes);
+    if (status == RINGBUF_OK) status = handle_map(rb);
+    RBI_POINT(mapped);
+    return status;
+}
+
+/** Become a participant of a mapped queue, in the public sense of attaching. */
+static ringbuf_status attach_mapped(ringbuf *rb)
+{
+    uint64_t recovered;
+    ringbuf_status status = rbi_registry_recover(&rb->registry, &recovered);
+    if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
+    return status;
+}
+
+static ringbuf_status open_path(ringbuf **out, const char *name, const char *path, const uint8_t *id,
+                                const ringbuf_options *options)
+{
+    bool alone = false;
+    ringbuf *rb = handle_new(path, options);
+    if (!rb) return RINGBUF_E_NO_MEMORY;
+    ringbuf_status status = be_present(rb, &alone, options);
+    if (status == RINGBUF_OK) status = check_and_map(rb);
+    if (status != RINGBUF_OK) {
+        handle_discard(rb);
+        return status;
+    }
+    if (rb->stamp.name_bytes != strlen(name) || memcmp(rb->stamp.name, name, rb->stamp.name_bytes) != 0)
+        status = RINGBUF_E_GONE; /* two long names with one hash */
+    else if (id && memcmp(rb->stamp.id, id, RBI_ID_BYTES) != 0)
+        status = RINGBUF_E_GONE;
+    else if (alone && !worth_keeping(rb)) {
+        /* All its users have died or were killed while leaving, and nothing is in it: it should not be here any more. */
+        status = remove_name(rb->fd, rb->path);
+        if (status == RINGBUF_OK) status = RINGBUF_E_NOT_FOUND;
+    } else {
+        if (alone) status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
+        if (status == RINGBUF_OK) status = attach_mapped(rb);
+    }
+    if (status != RINGBUF_OK) {
+        handle_discard(rb);
+        return status;
+    }
+    hand_out(out, rb);
+    return RINGBUF_OK;
+}
+
+ringbuf_status rbi_segment_open(ringbuf **out, const char *name, const uint8_t *id, const ringbuf_options *options)
+{
+    ringbuf_status status = check_name(name);
+    if (status != RINGBUF_OK) return status;
+    char *path = path_of(name, options);
+    if (!path) return RINGBUF_E_NO_MEMORY;
+    status = open_path(out, name, path, id, options);
+    free(path);
+    return status;
+}
+
+/* ---- create ---- */
+
+/** A complete queue without a name. */
+static ringbuf_status make(ringbuf **out, const struct rbi_stamp *stamp, const char *path, const ringbuf_options *options)
+{
+    ringbuf *rb = handle_new(path, options);
+    if (!rb) return RINGBUF_E_NO_MEMORY;
+    rb->stamp = *stamp;
+    ringbuf_status status = handle_open_file(rb, NULL, directory_of(options), stamp->permissions);
+    RBI_POINT(file_made);
+    if (status == RINGBUF_OK) status = rbi_file_set_size(rb->fd, stamp->file_bytes);
+    RBI_POINT(file_sized);
+    if (status == RINGBUF_OK) status = rbi_file_reserve(rb->fd, 0, RBI_HEADER_BYTES);
+    RBI_POINT(header_reserved);
+    if (status == RINGBUF_OK) status = handle_map(rb);
+    if (status != RINGBUF_OK) {
+        handle_discard(rb);
+        return status;
+    }
+    rbi_ring_start_at(&rb->ring, rbi_ring_first_position(&rb->ring));
+    RBI_POINT(header_written);
+    rb->header->stamp = *stamp;
+    RBI_POINT(stamp_written);
+    status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
+    RBI_POINT(creator_present);
+    if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
+    RBI_POINT(creator_attached);
+    if (status != RINGBUF_OK) {
+        handle_discard(rb);
+        return status;
+    }
+    *out = rb;
+    return RINGBUF_OK;
+}
+
+/** Make room for RINGBUF_FRESH: remove what is there, if nobody is present at it. */
+static ringbuf_status remove_unused(const char *path, const ringbuf_options *options)
+{
+    bool alone = false;
+    ringbuf *rb = handle_new(path, options);
+    if (!rb) return RINGBUF_E_NO_MEMORY;
+    ringbuf_status status = be_present(rb, &alone, options);
+    if (status == RINGBUF_OK) status = alone ? remove_name(rb->fd, path) : RINGBUF_E_BUSY;
+    handle_discard(rb);
+    return status == RINGBUF_E_NOT_FOUND ? RINGBUF_OK : status;
+}
+
+static ringbuf_status create_at(ringbuf **out, const char *name, const char *path, const struct rbi_stamp *stamp,
+                                const ringbuf_options *options)
+{
+    for (;;) {
+        ringbuf_status status;
+        if (options->mode == RINGBUF_FRESH) {
+            status = remove_unused(path, options);
+            if (status != RINGBUF_OK) return status;
+        } else {
+            /* Also for RINGBUF_CREATE: an empty queue left behind by the dead does not count as existing. */
+            status = open_path(out, name, path, NULL, options);
+            if (status == RINGBUF_OK && options->mode == RINGBUF_CREATE) {
+                rbi_segment_free(*out);
+                *out = NULL;
+                return RINGBUF_E_EXISTS;
+            }
+            if (status == RINGBUF_E_CROWDED && options->mode == RINGBUF_CREATE) return RINGBUF_E_EXISTS;
+            if (status != RINGBUF_E_NOT_FOUND) return status;
+        }
+        ringbuf *rb = NULL;
+        status = make(&rb, stamp, path, options);
+        if (status != RINGBUF_OK) return status == RINGBUF_E_NOT_FOUND ? RINGBUF_E_NO_DIRECTORY : status;
+        status = rbi_file_link(rb->fd, path);
+        RBI_POINT(linked);
+        if (status == RINGBUF_OK) {
+            hand_out(out, rb);
+            return RINGBUF_OK;
+        }
+        handle_discard(rb);
+        if (status != RINGBUF_E_EXISTS) return status; /* somebody was quicker: look what he made */
+    }
+}
+
+ringbuf_status rbi_segment_create(ringbuf **out, const char *name, const ringbuf_options *options)
+{
+    struct rbi_stamp stamp;
+    ringbuf_status status = plan(&stamp, options);
+    if (status != RINGBUF_OK) return status;
+    char anonymous[sizeof "anonymous-" + 2 * RBI_ID_BYTES] = "anonymous-";
+    if (!name) {
+        for (size_t i = 0; i < RBI_ID_BYTES; i++)
+            snprintf(anonymous + sizeof "anonymous-" - 1 + 2 * i, 3, "%02x", (unsigned)stamp.id[i]);
+        name = anonymous;
+        if (stamp.flags & RINGBUF_PERSISTENT) return RINGBUF_E_INVALID; /* nobody could ever find it */
+        stamp.flags |= RINGBUF_UNNAMED | RINGBUF_AUTO_CLEANUP;
+    }
+    status = check_name(name);
+    if (status != RINGBUF_OK) return status;
+    set_name(&stamp, name);
+    char *path = path_of(name, options);
+    if (!path) return RINGBUF_E_NO_MEMORY;
+    status = create_at(out, name, path, &stamp, options);
+    free(path);
+    return status;
+}
+
+/* ---- leave and remove ---- */
+
+void rbi_segment_close(ringbuf *rb)
+{
+    pthread_mutex_lock(&rb->closing);
+    if (!rbi_handle_is_closed(rb)) {
+        for (uint32_t seen = rbi_load_total32(&rb->calls); !rbi_cas_total32(&rb->calls, seen, seen | RBI_HANDLE_CLOSED);)
+            seen = rbi_load_total32(&rb->calls);
+        RBI_POINT(close_began);
+        /* A call that has looked at CLOSED before we set it has announced itself before, or will find the word changed. */
+        rbi_event_wake_all(&rb->header->items);
+        rbi_event_wake_all(&rb->header->space);
+        rbi_event_wake_all(&rb->header->tasks);
+        for (;;) {
+            uint32_t calls = rbi_load_total32(&rb->calls);
+            if (calls < RBI_HANDLE_CALL) break;
+            rbi_futex_wait(&rb->calls, calls, RINGBUF_FOREVER);
+        }
+        if (rb->fd >= 0) leave(rb);
+        unlist_handle(rb);
+        rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes);
+        rb->base = NULL;
+        rb->header = NULL;
+    }
+    pthread_mutex_unlock(&rb->closing);
+}
+
+void rbi_segment_free(ringbuf *rb)
+{
+    if (!rb) return;
+    rbi_segment_close(rb);
+    handle_free(rb);
+}
+
+ringbuf_status rbi_segment_unlink(ringbuf *rb) { return remove_name_patiently(rb->fd, rb->path); }
+
+ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *options)
+{
+    ringbuf_status status = check_name(name);
+    if (status != RINGBUF_OK) return status;
+    char *path = path_of(name, options);
+    if (!path) return RINGBUF_E_NO_MEMORY;
+    rbi_fd fd;
+    status = rbi_file_open(&fd, path);
+    if (status == RINGBUF_OK) {
+        struct rbi_file_facts facts;
+        status = rbi_file_facts(fd, &facts);
+        if (status == RINGBUF_OK) status = check_file(&facts, options);
+        if (status == RINGBUF_OK) status = remove_name_patiently(fd, path);
+        rbi_file_close(fd);
+    }
+    free(path);
+    return status;
+}
+
+struct collection {
+    uint64_t removed;
+    const ringbuf_options *options;
+};
+
+static void collect_file(const char *file_name, void *context)
+{
+    struct collection *collection = context;
+    char *path = NULL;
+    if (asprintf(&path, "%s/%s", directory_of(collection->options), file_name) < 0) return;
+    ringbuf *rb = handle_new(path, collection->options);
+    if (rb) {
+        bool alone = false;
+        if (try_to_be_present(rb, &alone, collection->options) == RINGBUF_OK && alone && check_and_map(rb) == RINGBUF_OK &&
+            !worth_keeping(rb) && remove_name(rb->fd, path) == RINGBUF_OK)
+            collection->removed++;
+        handle_discard(rb);
+    }
+    free(path);
+}
+
+ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *options)
+{
+    struct collection collection = {.removed = 0, .options = options};
+    ringbuf_status status = rbi_directory_visit(directory_of(options), FILE_PREFIX, collect_file, &collection);
+    *removed = collection.removed;
+    return status;
+}
+
+/* ---- pages and recovery ---- */
+
+ringbuf_status rbi_segment_reserve(ringbuf *rb, uint64_t cells)
+{
+    /* In steps that double, up to a MiB of data at a time: few calls for a queue that fills, few pages for one that does not. */
+    const uint64_t all = UINT64_C(1) << rb->stamp.cells_log2;
+    const uint64_t unit = 64; /* slots in a page of 4 KiB, and whole pages of cells */
+    const uint64_t largest_step = (UINT64_C(1) << 20) >> (rb->stamp.cell_log2 < 20 ? rb->stamp.cell_log2 : 20);
+    uint64_t reserved = rbi_load_acquire64(&rb->header->cursors.reserved_cells);
+    if (reserved > all) return RINGBUF_E_CORRUPT;
+    uint64_t step = reserved < largest_step ? reserved : largest_step;
+    uint64_t wanted = reserved + step > cells ? reserved + step : cells;
+    for (;;) {
+        wanted = round_up(wanted, unit) < all ? round_up(wanted, unit) : all;
+        ringbuf_status status = rbi_file_reserve(rb->fd, rb->stamp.slots_offset, wanted * sizeof(struct rbi_slot));
+        if (status == RINGBUF_OK) status = rbi_file_reserve(rb->fd, rb->stamp.data_offset, wanted << rb->stamp.cell_log2);
+        RBI_POINT(pages_reserved);
+        if (status == RINGBUF_OK) {
+            if (rbi_ring_raise_reserved(&rb->ring, wanted) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
+            RBI_POINT(reserved_published);
+            return RINGBUF_OK;
+        }
+        if (status != RINGBUF_E_NO_SPACE || wanted <= cells) return status;
+        wanted = cells; /* the file system is nearly full: then just what is needed */
+    }
+}
+
+ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
+{
+    *recovered = 0;
+    if (pthread_mutex_trylock(&rb->recovery) != 0) return RINGBUF_OK;
+    ringbuf_status status = rbi_registry_recover(&rb->registry, recovered);
+    pthread_mutex_unlock(&rb->recovery);
+    return status;
+}

@@ -1,0 +1,78 @@
+/* segment.h — floor 3: a mapped queue file and the handle on it: create, attach, check, leave, remove; fork and close under calls.
+ *
+ * segment.c opens with the order of the steps and the locks.  Nothing here moves a message. */
+#ifndef RBI_SEGMENT_H
+#define RBI_SEGMENT_H
+
+#include "registry.h"
+#include "wait.h"
+
+#include <pthread.h>
+
+/* State of a handle, in one word with the number of calls in flight: { calls : 30 | stale | closed }. */
+enum {
+    RBI_HANDLE_CLOSED = 1, /* no call may begin */
+    RBI_HANDLE_STALE = 2,  /* we are a forked child and not yet a participant */
+    RBI_HANDLE_CALL = 4,
+};
+
+/* How long a handle looks before it sleeps, at first (queue.c). */
+enum { RBI_SPIN_START_NS = 4000 };
+
+/** A handle.  The public opaque type. */
+struct ringbuf {
+    rbi_atomic32 calls;
+    struct rbi_ring ring;
+    struct rbi_registry registry;
+    struct rbi_header *header;
+    /* How long to look before sleeping, in nanoseconds: grows when looking pays, shrinks when it does not (queue.c). */
+    rbi_atomic32 spin_items_ns;
+    rbi_atomic32 spin_space_ns;
+    rbi_atomic64 next_recovery_ns; /* calls that find nothing to do look for the dead no earlier than this */
+    pthread_mutex_t recovery;      /* one thread at a time joins or recovers */
+    pthread_mutex_t closing;
+    rbi_fd fd;
+    void *base;
+    uint64_t prefix_bytes;
+    uint64_t mirror_bytes;
+    struct rbi_stamp stamp;        /* our checked copy: the one in shared memory is never read again */
+    char *path;
+    char *label;
+    struct ringbuf *next, *previous; /* all handles of this process that have a file (segment.c) */
+};
+
+/** Begin a call: RINGBUF_OK, or RINGBUF_E_CLOSED, or why a forked child cannot become a participant. */
+ringbuf_status rbi_handle_enter_slow(ringbuf *rb);
+static inline ringbuf_status rbi_handle_enter(ringbuf *rb)
+{
+    /* total: against rbi_segment_close(), which sets CLOSED and then looks at the calls */
+    if (!(rbi_own_add_total32(&rb->calls, RBI_HANDLE_CALL) & (RBI_HANDLE_CLOSED | RBI_HANDLE_STALE))) return RINGBUF_OK;
+    return rbi_handle_enter_slow(rb);
+}
+
+/** End a call that has begun. */
+void rbi_handle_last_left(ringbuf *rb);
+static inline void rbi_handle_leave(ringbuf *rb)
+{
+    uint32_t before = rbi_own_add_total32(&rb->calls, (uint32_t)-RBI_HANDLE_CALL);
+    if ((before & ~(uint32_t)RBI_HANDLE_STALE) == (RBI_HANDLE_CALL | RBI_HANDLE_CLOSED)) rbi_handle_last_left(rb);
+}
+
+static inline bool rbi_handle_is_closed(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_CLOSED; }
+
+ringbuf_status rbi_segment_create(ringbuf **out, const char *name, const ringbuf_options *options);
+/** `id` may be NULL: any queue of that name. */
+ringbuf_status rbi_segment_open(ringbuf **out, const char *name, const uint8_t *id, const ringbuf_options *options);
+void rbi_segment_close(ringbuf *rb);
+void rbi_segment_free(ringbuf *rb);
+ringbuf_status rbi_segment_unlink(ringbuf *rb);
+ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *options);
+ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *options);
+
+/** Give the first `cells` slots and cells pages, and say so. */
+ringbuf_status rbi_segment_reserve(ringbuf *rb, uint64_t cells);
+
+/** Clean up after the dead, if no other thread of this handle is doing so. */
+ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered);
+
+#endif

@@ -1,0 +1,57 @@
+/* wait.c — floor 2: event words around a futex.  wait.h tells the protocol and why no wake is lost.
+ *
+ * Knows nothing of rings or messages.  The futexes are shared between processes; a count beside the flag makes every wake change the
+ * word, so that a sleep on an old key ends at once. */
+#include "wait.h"
+
+#include <limits.h>
+
+enum { WAITERS = 1, ONE_WAKE = 2 };
+
+uint32_t rbi_event_announce(struct rbi_event *event)
+{
+    for (;;) {
+        uint32_t word = rbi_load_total32(&event->word);
+        /* Also when the flag is set already: the announcement must be a write of ours in the total order, after which we look
+         * again, or we could read an old ring and an old flag that a waker is about to clear. */
+        if (rbi_cas_total32(&event->word, word, word | WAITERS)) {
+            RBI_POINT(waiter_announced);
+            return word | WAITERS;
+        }
+    }
+}
+
+ringbuf_status rbi_event_sleep(struct rbi_event *event, uint32_t key, int64_t until_ns)
+{
+    ringbuf_status status = rbi_futex_wait(&event->word, key, until_ns);
+    RBI_POINT(waiter_woke);
+    return status;
+}
+
+/** Change the word, so that nobody goes to sleep on its old value any more, and clear the flag. */
+static void bump(struct rbi_event *event)
+{
+    for (;;) {
+        uint32_t word = rbi_load_total32(&event->word);
+        if (rbi_cas_total32(&event->word, word, (word + ONE_WAKE) & ~(uint32_t)WAITERS)) break;
+    }
+    RBI_POINT(event_bumped);
+}
+
+void rbi_event_wake_one(struct rbi_event *event)
+{
+    uint32_t word = rbi_load_total32(&event->word); /* [T1] [T2] */
+    if (!(word & WAITERS)) return;
+    /* Losing means that another waker has just done it. */
+    if (!rbi_cas_total32(&event->word, word, (word + ONE_WAKE) & ~(uint32_t)WAITERS)) return;
+    RBI_POINT(event_bumped);
+    rbi_futex_wake(&event->word, 1);
+}
+
+void rbi_event_pass_on(struct rbi_event *event) { rbi_futex_wake(&event->word, 1); }
+
+void rbi_event_wake_all(struct rbi_event *event)
+{
+    bump(event);
+    rbi_futex_wake(&event->word, INT_MAX);
+}

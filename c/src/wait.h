@@ -1,0 +1,43 @@
+/* wait.h — floor 2: sleeping until something may have happened, and waking those who do.
+ *
+ * An event word counts wakes and has one flag:
+ *   WAITERS   somebody may be asleep.  May stay set when nobody is (costs one wake).  Must not be clear while somebody has announced
+ *             himself and nobody has been woken since (costs a sleep until the next liveness check).
+ *
+ * A waiter:     key = rbi_event_announce(event);  look again;  if still nothing: rbi_event_sleep(event, key, until).
+ * A publisher:  change the ring in total order;  rbi_event_wake_one(event).
+ * The announcement and the publication are both in the total order, and each side then looks at the other's: one of the two sees the
+ * other ([T1] items, [T2] space, [T3] shutdown).  A wake therefore meets a sleeper, or a word that has changed so that the sleep
+ * ends at once, or a waiter that has looked again and found what was published.
+ *
+ * Waking costs the waker a system call, so the flag is cleared by whoever wakes: those who publish before the sleeper is up have
+ * nothing to do.  In exchange a waiter that was woken and got something passes the wake on (rbi_event_pass_on) while there is more.
+ * If it dies before it can, the others find out at their next liveness check, which bounds every sleep. */
+#ifndef RBI_WAIT_H
+#define RBI_WAIT_H
+
+#include "layout.h"
+#include "platform.h"
+
+/** Announce a sleeper; returns the key to sleep on.  After this, look again before sleeping. */
+uint32_t rbi_event_announce(struct rbi_event *event);
+
+/** Sleep until woken, or `until_ns`.  RINGBUF_OK, _TIMEOUT, _INTR. */
+ringbuf_status rbi_event_sleep(struct rbi_event *event, uint32_t key, int64_t until_ns);
+
+/** Something one waiter may use has happened: wake one if any is announced.  One load when none is. */
+void rbi_event_wake_one(struct rbi_event *event);
+
+/** Called by a waiter that was woken, got what it waited for, and saw that there is more. */
+void rbi_event_pass_on(struct rbi_event *event);
+
+/** Wake everybody, e.g. after shutdown. */
+void rbi_event_wake_all(struct rbi_event *event);
+
+/** Whether somebody may be asleep. */
+static inline bool rbi_event_has_waiters(const struct rbi_event *event)
+{
+    return rbi_load_total32(&event->word) & 1; /* [T1] [T2] [T3] */
+}
+
+#endif
