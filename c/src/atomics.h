@@ -100,6 +100,7 @@ static inline void rbi_pause(void)
     X(take_began) X(taken) X(head_moved) X(retaken) X(copied) X(get_counted) X(released) X(release_woke)                  \
     X(nack_marked) X(given_back) X(hint_set) X(hint_cleared) X(skip_marked) X(skipped)                                    \
     X(reclaimed) X(pages_reserved) X(reserved_published)                                                                  \
+    X(lane_closed) X(put_epoch_moved) X(lane_opened) X(get_epoch_moved)                                                   \
     /* waiting */                                                                                                         \
     X(waiter_announced) X(waiter_woke) X(event_bumped)                                                                    \
     /* recovery */                                                                                                        \

@@ -3,9 +3,9 @@
  * Owns: the structs, their offsets, the words' bit fields, and the asserts that hold them to the picture.  docs/layout.md is the
  * same in prose.  Refuses to know: what the words mean over time (ring.c, registry.c, wait.c).
  *
- *   0            4096                        A (page)               B (page)
- *   | header     | participants, 128 B each  | slots, 64 B each     | data, one cell per slot               |
- *   | one page   | owner number - 1          | one per cell         | mapped twice in a row                 |
+ *   0           8192                       A (page)                          B (page)
+ *   | header    | participants, 128 B each | slots of lane 0 | 1 | 2 | 3 | data of lane 0 | 1 | 2 | 3 |
+ *   | two pages | owner number - 1         | 64 B each, one per cell       | each mapped twice in a row      |
  *
  * Only fixed-width integers and offsets live here: no pointer, size_t, bool, enum or pthread type.  Padding is named and zero.
  * Zero bytes are a valid, empty ring: pages that nobody has reached need no initialization (and no memory). */
@@ -18,7 +18,8 @@
 
 enum {
     RBI_LAYOUT_VERSION = 1,
-    RBI_HEADER_BYTES = 4096,
+    RBI_HEADER_BYTES = 8192,
+    RBI_LANES = 4,               /* a ring and three spare ones: see ring.c on lanes */
     RBI_NAME_MAX_BYTES = 1024,
     RBI_TAG_BYTES = 32,
     RBI_LABEL_BYTES = 32,
@@ -40,7 +41,7 @@ enum {
  *   { lap : 48 - cells_log2 | cells : cells_log2 | owner : 12 | kind : 4 }
  * lap   tells whether the word is about this lap at all: any other lap's word says "no record starts here yet"
  * cells how many cells the record occupies
- * owner who may change the word next (CLAIMED, SKIPPED, TAKEN), else 0 */
+ * owner who may change the word next (CLAIMED, SKIPPED, TAKEN); of an END, the low bits of the epoch it ends; else 0 */
 enum rbi_kind {
     RBI_KIND_NONE = 0,
     RBI_KIND_CLAIMED = 1,  /* a producer, `owner`, is writing it */
@@ -49,6 +50,7 @@ enum rbi_kind {
     RBI_KIND_TAKEN = 4,    /* a consumer, `owner`, is reading it */
     RBI_KIND_RETURNED = 5, /* a message that consumers have gone past: published late, given back, or its taker died */
     RBI_KIND_RELEASED = 6, /* done, or void: its cells are free once `reclaim` has passed them */
+    RBI_KIND_END = 7,      /* no record: puts go on in the next lane from here on */
 };
 
 /** The record that starts at this cell: its word, its size and, if it is small, its bytes. */
@@ -82,6 +84,8 @@ struct rbi_stamp {
     uint64_t created_ns;           /* CLOCK_REALTIME */
     uint32_t creator_pid;
     uint32_t permissions;
+    uint32_t lanes;                /* RBI_LANES */
+    uint32_t zero;
     uint8_t id[RBI_ID_BYTES];
     uint8_t tag[RBI_TAG_BYTES];
     uint64_t name_bytes;
@@ -89,7 +93,7 @@ struct rbi_stamp {
     uint64_t checksum;             /* FNV-1a of everything above */
 };
 
-/** The words that the ring moves.  Each has a cache-line pair of its own: producers write tail, consumers head. */
+/** The words that move a lane.  Each has a cache-line pair of its own: producers write tail, consumers head. */
 struct rbi_cursors {
     rbi_atomic64 tail;             /* cursor; the next position to claim, or one record behind it */
     uint64_t zero_tail[15];
@@ -98,16 +102,23 @@ struct rbi_cursors {
     rbi_atomic64 reclaim;          /* position; everything before it is free */
     rbi_atomic64 reserved_cells;   /* slots and cells [0, here) have pages; only grows, up to all */
     uint64_t zero_reclaim[14];
-    rbi_atomic64 returned;         /* { version : 63 | some : 1 }; see ring.c */
     rbi_atomic64 irregular;        /* position; every record that was skipped, returned or voided lies before it */
-    uint64_t zero_returned[14];
+    uint64_t zero_irregular[15];
 };
 
-/** The header page. */
+/** The words that order the lanes.  Read by every call, written rarely. */
+struct rbi_order {
+    rbi_atomic64 returned;         /* { version : 63 | some : 1 }; see ring.c */
+    rbi_atomic64 put_epoch;        /* the lane put_epoch % lanes is open for puts */
+    rbi_atomic64 get_epoch;        /* the lane get_epoch % lanes is the one to take from; never ahead of put_epoch */
+    uint64_t zero[13];
+};
+
+/** The header pages. */
 struct rbi_header {
     struct rbi_stamp stamp;
     uint8_t zero_stamp[2048 - sizeof(struct rbi_stamp)];
-    struct rbi_cursors cursors;
+    struct rbi_order order;
     struct rbi_event items;        /* consumers sleep here */
     struct rbi_event space;        /* producers sleep here */
     struct rbi_event tasks;        /* joiners sleep here */
@@ -116,11 +127,14 @@ struct rbi_header {
     rbi_atomic64 tasks_done;
     rbi_atomic64 recoveries;
     uint64_t zero_shared[13];
-    uint8_t zero_end[RBI_HEADER_BYTES - 2048 - 512 - 4 * 128];
+    uint8_t zero_page[2048 - 5 * 128];
+    struct rbi_cursors lanes[RBI_LANES];
+    uint8_t zero_end[4096 - RBI_LANES * sizeof(struct rbi_cursors)];
 };
 _Static_assert(sizeof(struct rbi_cursors) == 512, "cursors: four line pairs");
-_Static_assert(sizeof(struct rbi_header) == RBI_HEADER_BYTES, "the header is one page");
-_Static_assert(offsetof(struct rbi_header, cursors) == 2048, "picture");
+_Static_assert(sizeof(struct rbi_order) == 128, "order: one line pair");
+_Static_assert(sizeof(struct rbi_header) == RBI_HEADER_BYTES, "the header is two pages");
+_Static_assert(offsetof(struct rbi_header, order) == 2048 && offsetof(struct rbi_header, lanes) == 4096, "picture");
 
 /** A participant's entry.  Its number, the `owner` of slot words, is its index + 1.
  *  Counters belong to the number, not to the process: they go on counting when the number is used again, so nothing has to be

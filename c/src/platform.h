@@ -49,10 +49,10 @@ void rbi_lock_drop(rbi_fd fd, uint32_t which);
 
 /* ---- memory ---- */
 
-/** Map [0, prefix_bytes) of the file, then [mirror_offset, + mirror_bytes) twice in a row behind it.
- *  prefix_bytes == mirror_offset; all are multiples of the page size. */
-ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes);
-void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes);
+/** Map [0, prefix_bytes) of the file, and behind it each of the `mirrors` regions of mirror_bytes that follow in the file twice in a
+ *  row.  All are multiples of the page size. */
+ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors);
+void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors);
 uint64_t rbi_page_bytes(void);
 
 /* ---- sleeping ---- */

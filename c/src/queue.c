@@ -18,6 +18,7 @@
 
 enum {
     LIVENESS_NS = 100000000,     /* sleepers look for the dead this often */
+    STUCK_NS = 50000000,         /* a record in the way for this long is gone round */
     POLL_RECOVERY_NS = 10000000, /* calls that do not sleep look at most this often */
     SPIN_LEAST_NS = 500,
     SPIN_MOST_NS = 32000,
@@ -93,7 +94,7 @@ static ringbuf_status sleep_once(ringbuf *rb, const struct waiting *waiting, voi
     if (status != RINGBUF_E_TIMEOUT) return status;
     if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED;
     rbi_own_add64(&rbi_registry_me(&rb->registry)->sleeps, 1);
-    int64_t look_ns = now_ns + LIVENESS_NS;
+    int64_t look_ns = now_ns + (rbi_load_relaxed64(&rb->stuck_at) ? STUCK_NS : LIVENESS_NS);
     ringbuf_status slept = rbi_event_sleep(waiting->event, key, deadline_ns < look_ns ? deadline_ns : look_ns);
     status = waiting->attempt(rb, call);
     if (status != RINGBUF_E_TIMEOUT) return status;
@@ -130,6 +131,22 @@ struct put_call {
     size_t size;
 };
 
+/** The ring is full.  If that is for a while now because of one who is stopped in the middle of something, go round him. */
+static bool went_round_the_stuck(ringbuf *rb)
+{
+    /* relaxed: several threads may note different things; then it takes longer */
+    uint64_t at = rbi_ring_stuck_at(&rb->ring);
+    uint64_t now_ns = (uint64_t)rbi_monotonic_ns();
+    if (at == 0 || at != rbi_load_relaxed64(&rb->stuck_at)) {
+        rbi_store_relaxed64(&rb->stuck_at, at);
+        rbi_store_relaxed64(&rb->stuck_since_ns, now_ns);
+        return false;
+    }
+    if (now_ns - rbi_load_relaxed64(&rb->stuck_since_ns) < STUCK_NS) return false;
+    rbi_store_relaxed64(&rb->stuck_at, 0);
+    return rbi_ring_bypass(&rb->ring);
+}
+
 static ringbuf_status attempt_put(ringbuf *rb, void *context)
 {
     const struct put_call *call = context;
@@ -137,11 +154,12 @@ static ringbuf_status attempt_put(ringbuf *rb, void *context)
     enum rbi_ring_outcome outcome;
     RBI_POINT(put_began);
     while ((outcome = rbi_ring_claim(&rb->ring, &record, rb->registry.self, call->size)) == RBI_RING_UNRESERVED) {
-        ringbuf_status status = rbi_segment_reserve(rb, record.cells);
+        ringbuf_status status = rbi_segment_reserve(rb, record.lane, record.cells);
         if (status != RINGBUF_OK) return status;
     }
-    if (outcome != RBI_RING_OK)
-        return outcome == RBI_RING_FULL && shutdown_of(rb) ? RINGBUF_E_SHUTDOWN : status_of(outcome);
+    if (outcome == RBI_RING_FULL && shutdown_of(rb)) return RINGBUF_E_SHUTDOWN;
+    if (outcome == RBI_RING_FULL && went_round_the_stuck(rb)) return attempt_put(rb, context);
+    if (outcome != RBI_RING_OK) return status_of(outcome);
     /* [T3 shutdown] claim, then look at the flag; against "set the flag, then look at the ring": either we see the flag, or whoever
      * drains the queue sees our claim and waits for it. */
     if (shutdown_of(rb)) {
@@ -262,7 +280,7 @@ ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadl
             memcpy(message->buffer, call.record.payload, message->size);
             message->data = message->buffer;
         }
-        message->position = call.record.position;
+        message->position = rbi_ring_number_of(&call.record);
         RBI_POINT(copied);
     }
     rbi_handle_leave(rb);

@@ -48,6 +48,18 @@
  * reclaim has passed; a consumer's reads therefore lie before the next writes ([E2], [E3]).  It never passes head: head would be
  * left standing at a word of the next lap, which it could not interpret.
  *
+ * Lanes.  Whoever is stopped between claim and publish, or between take and release, keeps its record's cells, so reclaim stops there,
+ * and after one more lap the ring would be full until it goes on.  So a ring has lanes: complete rings of the same size, of which
+ * puts use one and the others cost nothing but address space.  A producer that has found the ring full for a while, of records that
+ * consumers have gone past, closes the lane: it puts END where the next record would begin (one cell is always kept free for
+ * that).  Puts go on in the next lane; consumers follow when they come to END.
+ *   put_epoch counts lanes opened, get_epoch lanes gone through; epoch e uses lane e % lanes.  Both only follow what END words say, and
+ *   END carries its epoch, so that a reopened lane's old END is told from a new one.  A lane may be opened for an epoch only when it
+ *   is quiet: consumers have left it (get_epoch), and reclaim has come to its END, so nobody holds anything in it; and it stays so,
+ *   for no claim can begin there.  Opening is moving tail past the old END, and any claimer may do it.
+ *   A claim needs no epoch to be safe: tail stands at END in every lane but the open one.  A take checks that get_epoch has not moved
+ *   since it looked at head, or it might take from a lane that has been reopened for messages of a later epoch.
+ *
  * irregular.  tail.items - head.items counts records between head and tail.  That is the number of messages unless one was voided
  * before head reached it, skipped, or returned.  Whoever is about to do one of these first raises `irregular` beyond the record; while
  * reclaim has not passed that point, counting walks the records instead.
@@ -56,9 +68,8 @@
  * (wait.c) needs "publish, then look for sleepers" against "announce, then look for messages" and the same for room and shutdown.  On
  * x86-64 this costs nothing on the put side (the CAS is a full barrier anyway) and one xchg on release.
  *
- * Progress: claim, publish, take, release, give_back and recover are lock-free, none waits for another participant.  What a process
- * stopped in the middle of a put or get does cost: its own record stays where it is, so reclaim stops there, and after one more lap
- * (capacity bytes) the ring is full until it goes on or dies.  docs/guarantees.md says so.
+ * Progress: claim, publish, take, release, give_back and recover are lock-free, none waits for another participant.  What is stopped in
+ * the middle of a put or get costs the others nothing but its own message, as long as it is no more than one process a spare lane.
  *
  * What was tried instead.  Two words a slot (claim and state) and positions in bytes, as first designed: a second array of positions
  * to keep in step, a free slot needed between laps, and a FREE word to be written for the lap to come.  Unifying slot and cell made
@@ -137,33 +148,49 @@ static uint64_t items_between(const struct rbi_ring *ring, uint64_t head, uint64
 /** A word's record can be what it says: no hostile or overwritten length leads anywhere. */
 static inline bool sane(const struct rbi_ring *ring, uint64_t word) { return word_cells(ring, word) != 0; }
 
-static inline struct rbi_slot *slot_at(const struct rbi_ring *ring, uint64_t position)
+static inline struct rbi_lane *lane_of(struct rbi_ring *ring, uint64_t epoch) { return &ring->lanes[epoch % ring->lane_count]; }
+
+/** What an END word says of an epoch. */
+static inline uint32_t tag_of(uint64_t epoch) { return (uint32_t)epoch & RBI_OWNER_MAX; }
+
+static inline struct rbi_slot *slot_at(const struct rbi_ring *ring, const struct rbi_lane *lane, uint64_t position)
 {
-    return &ring->slots[index_of(ring, position)];
+    return &lane->slots[index_of(ring, position)];
 }
 
-static inline uint64_t load_word(const struct rbi_ring *ring, uint64_t position)
+static inline uint64_t load_word(const struct rbi_ring *ring, const struct rbi_lane *lane, uint64_t position)
 {
-    return rbi_load_total64(&slot_at(ring, position)->word); /* [E1] [T1] [T2] */
+    return rbi_load_total64(&slot_at(ring, lane, position)->word); /* [E1] [T1] [T2] */
+}
+
+static inline uint64_t load_reclaim(const struct rbi_ring *ring, const struct rbi_lane *lane)
+{
+    return rbi_load_acquire64(&lane->cursors->reclaim) & position_mask(ring); /* [E3] pairs with the CAS in reclaim() */
 }
 
 /** Whether the first `cells` slots and cells have pages behind them.  Touching one that has none could allocate it, or raise SIGBUS
  *  when the file system is full.  The count only grows, so an old view of it errs on the safe side. */
-static inline bool has_pages_up_to(struct rbi_ring *ring, uint64_t cells)
+static inline bool has_pages_up_to(const struct rbi_ring *ring, struct rbi_lane *lane, uint64_t cells)
 {
     /* relaxed: a lower bound that only saves the next load; pages, once there, need no edge */
-    if (cells <= rbi_load_relaxed64(&ring->reserved_seen)) return true;
+    if (cells <= rbi_load_relaxed64(&lane->reserved_seen)) return true;
     /* [E4 pages] pairs with rbi_ring_raise_reserved(): the pages were there before the count said so. */
-    uint64_t reserved = rbi_load_acquire64(&ring->cursors->reserved_cells);
+    uint64_t reserved = rbi_load_acquire64(&lane->cursors->reserved_cells);
     if (reserved > cells_of_ring(ring)) reserved = 0; /* nonsense in shared memory; rbi_ring_raise_reserved reports it */
-    rbi_store_relaxed64(&ring->reserved_seen, reserved);
+    rbi_store_relaxed64(&lane->reserved_seen, reserved);
     return cells <= reserved;
 }
 
 /** Whether the slot at `position` can be read.  If not, it has never been anything but zero: no record. */
-static inline bool has_pages(struct rbi_ring *ring, uint64_t position)
+static inline bool has_pages(const struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position)
 {
-    return has_pages_up_to(ring, index_of(ring, position) + 1);
+    return has_pages_up_to(ring, lane, index_of(ring, position) + 1);
+}
+
+/** The word at `position`, or 0, which is no record's, where there is no page. */
+static inline uint64_t peek_word(const struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position)
+{
+    return has_pages(ring, lane, position) ? load_word(ring, lane, position) : 0;
 }
 
 static inline uint64_t cells_for(const struct rbi_ring *ring, uint64_t size)
@@ -172,26 +199,33 @@ static inline uint64_t cells_for(const struct rbi_ring *ring, uint64_t size)
     return (size + (UINT64_C(1) << ring->cell_log2) - 1) >> ring->cell_log2;
 }
 
-static inline uint8_t *payload_at(const struct rbi_ring *ring, uint64_t position, uint64_t size)
+static inline uint8_t *payload_at(const struct rbi_ring *ring, const struct rbi_lane *lane, uint64_t position, uint64_t size)
 {
-    if (size <= RBI_INLINE_BYTES) return slot_at(ring, position)->payload;
-    return ring->data + (index_of(ring, position) << ring->cell_log2);
+    if (size <= RBI_INLINE_BYTES) return slot_at(ring, lane, position)->payload;
+    return lane->data + (index_of(ring, position) << ring->cell_log2);
 }
 
 /* ---- set-up ---- */
 
-void rbi_ring_init(struct rbi_ring *ring, struct rbi_cursors *cursors, struct rbi_slot *slots, uint8_t *data,
-                   uint32_t cells_log2, uint32_t cell_log2, uint64_t max_items)
+void rbi_ring_init(struct rbi_ring *ring, struct rbi_order *order, uint32_t cells_log2, uint32_t cell_log2,
+                   uint64_t max_items)
 {
-    ring->slots = slots;
-    ring->data = data;
-    ring->cursors = cursors;
+    ring->order = order;
     ring->cells_log2 = cells_log2;
     ring->cell_log2 = cell_log2;
     ring->patience = 128;
     ring->max_items = max_items;
-    atomic_init(&ring->reclaim_seen, rbi_load_acquire64(&cursors->reclaim));
-    atomic_init(&ring->reserved_seen, 0);
+    ring->lane_count = 0;
+}
+
+void rbi_ring_add_lane(struct rbi_ring *ring, struct rbi_cursors *cursors, struct rbi_slot *slots, uint8_t *data)
+{
+    struct rbi_lane *lane = &ring->lanes[ring->lane_count++];
+    lane->slots = slots;
+    lane->data = data;
+    lane->cursors = cursors;
+    atomic_init(&lane->reclaim_seen, rbi_load_acquire64(&cursors->reclaim));
+    atomic_init(&lane->reserved_seen, 0);
 }
 
 uint64_t rbi_ring_first_position(const struct rbi_ring *ring) { return cells_of_ring(ring); }
@@ -199,68 +233,79 @@ uint64_t rbi_ring_first_position(const struct rbi_ring *ring) { return cells_of_
 void rbi_ring_start_at(struct rbi_ring *ring, uint64_t position)
 {
     position &= position_mask(ring);
-    /* relaxed: nobody else sees this memory until the file gets its name */
-    rbi_store_relaxed64(&ring->cursors->tail, position);
-    rbi_store_relaxed64(&ring->cursors->head, position);
-    rbi_store_relaxed64(&ring->cursors->reclaim, position);
-    rbi_store_relaxed64(&ring->cursors->irregular, position);
-    rbi_store_relaxed64(&ring->reclaim_seen, position);
+    for (uint32_t i = 0; i < ring->lane_count; i++) {
+        struct rbi_lane *lane = &ring->lanes[i];
+        /* relaxed: nobody else sees this memory until the file gets its name */
+        rbi_store_relaxed64(&lane->cursors->tail, position);
+        rbi_store_relaxed64(&lane->cursors->head, position);
+        rbi_store_relaxed64(&lane->cursors->reclaim, position);
+        rbi_store_relaxed64(&lane->cursors->irregular, position);
+        rbi_store_relaxed64(&lane->reclaim_seen, position);
+    }
 }
 
 uint64_t rbi_ring_max_payload(const struct rbi_ring *ring) { return cells_of_ring(ring) / 2 << ring->cell_log2; }
 
-enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint64_t cells)
+enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t lane, uint64_t cells)
 {
+    rbi_atomic64 *reserved = &ring->lanes[lane].cursors->reserved_cells;
     for (;;) {
-        uint64_t seen = rbi_load_acquire64(&ring->cursors->reserved_cells);
+        uint64_t seen = rbi_load_acquire64(reserved);
         if (seen > cells_of_ring(ring)) return RBI_RING_CORRUPT;
         if (seen >= cells) return RBI_RING_OK;
-        /* [E4 pages] pairs with has_pages_up_to(). */
-        if (rbi_cas_acq_rel64(&ring->cursors->reserved_cells, seen, cells)) return RBI_RING_OK;
+        if (rbi_cas_acq_rel64(reserved, seen, cells)) return RBI_RING_OK; /* [E4 pages] pairs with has_pages_up_to() */
     }
 }
 
 /* ---- moving cursors, setting hints ---- */
 
-/** Move tail over the record at `position` if it still stands there.  Losing is fine: somebody else did it. */
-static void help_tail(struct rbi_ring *ring, uint64_t position, uint64_t cells)
+/** The cursor one step on: over a record, which counts as an item, or over an END, which does not. */
+static inline uint64_t cursor_past_word(const struct rbi_ring *ring, uint64_t cursor, uint64_t word)
 {
-    uint64_t tail = rbi_load_total64(&ring->cursors->tail);
-    if (position_of(ring, tail) == position) rbi_cas_total64(&ring->cursors->tail, tail, cursor_past(ring, tail, cells));
+    uint64_t past = cursor_past(ring, cursor, word_cells(ring, word));
+    return word_kind(word) == RBI_KIND_END ? past - (UINT64_C(1) << position_bits(ring)) : past;
+}
+
+/** Move tail over the record (or reopened END) at `position` if it still stands there.  Losing is fine: somebody else did it. */
+static void help_tail(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word)
+{
+    uint64_t tail = rbi_load_total64(&lane->cursors->tail);
+    if (position_of(ring, tail) == position) rbi_cas_total64(&lane->cursors->tail, tail, cursor_past_word(ring, tail, word));
     RBI_POINT(tail_moved);
 }
 
 /** Move head, which was read as `head`, over the record there. */
-static void advance_head(struct rbi_ring *ring, uint64_t head, uint64_t cells)
+static void advance_head(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t head, uint64_t word)
 {
-    rbi_cas_total64(&ring->cursors->head, head, cursor_past(ring, head, cells));
+    rbi_cas_total64(&lane->cursors->head, head, cursor_past_word(ring, head, word));
     RBI_POINT(head_moved);
 }
 
 /** Let `irregular` lie beyond the record, before it becomes irregular. */
-static void mark_irregular(struct rbi_ring *ring, uint64_t position, uint64_t cells)
+static void mark_irregular(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t cells)
 {
     uint64_t beyond = advanced(ring, position, cells);
     for (;;) {
-        uint64_t seen = rbi_load_total64(&ring->cursors->irregular);
+        uint64_t seen = rbi_load_total64(&lane->cursors->irregular);
         if (distance(ring, seen, beyond) >= 0) return;
-        if (rbi_cas_total64(&ring->cursors->irregular, seen, beyond)) return;
+        if (rbi_cas_total64(&lane->cursors->irregular, seen, beyond)) return;
     }
 }
 
-/** Move head on until it stands at a READY or CLAIMED record, or at tail. */
-static void help_head(struct rbi_ring *ring)
+/** Move head on until it stands at a READY or CLAIMED record, at END, or at tail. */
+static void help_head(struct rbi_ring *ring, struct rbi_lane *lane)
 {
     for (;;) {
-        uint64_t head = rbi_load_total64(&ring->cursors->head);
+        uint64_t head = rbi_load_total64(&lane->cursors->head);
         uint64_t position = position_of(ring, head);
-        uint64_t word = has_pages(ring, position) ? load_word(ring, position) : 0;
+        uint64_t word = peek_word(ring, lane, position);
         if (!word_is_of(ring, word, position)) {
-            if (rbi_load_total64(&ring->cursors->head) != head) continue;
+            if (rbi_load_total64(&lane->cursors->head) != head) continue;
             return;
         }
-        if (word_kind(word) == RBI_KIND_READY || word_kind(word) == RBI_KIND_CLAIMED || !sane(ring, word)) return;
-        advance_head(ring, head, word_cells(ring, word));
+        enum rbi_kind kind = word_kind(word);
+        if (kind == RBI_KIND_READY || kind == RBI_KIND_CLAIMED || kind == RBI_KIND_END || !sane(ring, word)) return;
+        advance_head(ring, lane, head, word);
     }
 }
 
@@ -268,131 +313,234 @@ static void help_head(struct rbi_ring *ring)
 static void set_returned(struct rbi_ring *ring)
 {
     for (;;) {
-        uint64_t seen = rbi_load_total64(&ring->cursors->returned);
-        if (rbi_cas_total64(&ring->cursors->returned, seen, ((seen >> 1) + 1) << 1 | 1)) break;
+        uint64_t seen = rbi_load_total64(&ring->order->returned);
+        if (rbi_cas_total64(&ring->order->returned, seen, ((seen >> 1) + 1) << 1 | 1)) break;
     }
     RBI_POINT(hint_set);
 }
 
-/* ---- put ---- */
-
-enum rbi_ring_outcome rbi_ring_reclaim(struct rbi_ring *ring)
+/** Move `reclaim` over released records.  OK or CORRUPT. */
+static enum rbi_ring_outcome reclaim(struct rbi_ring *ring, struct rbi_lane *lane)
 {
-    uint64_t start = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring); /* [E3] */
+    uint64_t start = load_reclaim(ring, lane);
     uint64_t position = start;
     uint64_t passed = 0;
-    while (passed < cells_of_ring(ring) && has_pages(ring, position)) {
-        uint64_t word = load_word(ring, position); /* [E2 release] pairs with the store in rbi_ring_release(): the consumer's
-                                                      reads are over before anybody writes these cells again. */
-        if (!word_is_of(ring, word, position) || word_kind(word) != RBI_KIND_RELEASED) break;
+    while (passed < cells_of_ring(ring) && has_pages(ring, lane, position)) {
+        uint64_t word = load_word(ring, lane, position); /* [E2 release] pairs with the store in rbi_ring_release(): the consumer's
+                                                            reads are over before anybody writes these cells again. */
+        if (!word_is_of(ring, word, position)) break;
         if (!sane(ring, word)) return RBI_RING_CORRUPT;
-        uint64_t head = rbi_load_total64(&ring->cursors->head);
-        if (position_of(ring, head) == position) advance_head(ring, head, word_cells(ring, word)); /* void, not yet passed */
+        if (word_kind(word) == RBI_KIND_END) {
+            /* Passed only when the lane has been opened again. */
+            if (distance(ring, position_of(ring, rbi_load_total64(&lane->cursors->tail)), position) <= 0) break;
+        } else if (word_kind(word) != RBI_KIND_RELEASED) {
+            break;
+        }
+        uint64_t head = rbi_load_total64(&lane->cursors->head);
+        if (position_of(ring, head) == position) advance_head(ring, lane, head, word); /* void, or END, and not yet passed */
         passed += word_cells(ring, word);
         position = advanced(ring, position, word_cells(ring, word));
     }
     if (passed) {
-        /* [E3 reclaim] pairs with the acquire of reclaim: hands the consumers' [E2] on to the claimer.  Losing is fine. */
-        rbi_cas_acq_rel64(&ring->cursors->reclaim, start, position);
+        /* [E3 reclaim] pairs with load_reclaim(): hands the consumers' [E2] on to the claimer.  Losing is fine. */
+        rbi_cas_acq_rel64(&lane->cursors->reclaim, start, position);
         RBI_POINT(reclaimed);
     }
     return RBI_RING_OK;
 }
 
-/** Whether `cells` cells from `position` on were free when this process last looked.  *unlike is set if reclaim makes no sense. */
-static inline bool was_reclaimed(const struct rbi_ring *ring, uint64_t position, uint64_t cells, uint64_t reclaim)
+/** Call `visit` with every record of the lane from reclaim to tail, in order, while others move.  Records that are reclaimed meanwhile
+ *  are left out.  `visit` returns false to see the same record again. */
+static enum rbi_ring_outcome walk(struct rbi_ring *ring, struct rbi_lane *lane,
+                                  bool (*visit)(struct rbi_ring *, struct rbi_lane *, uint64_t position, uint64_t word, void *),
+                                  void *context)
 {
-    int64_t used = distance(ring, position, reclaim);
-    return used >= 0 && (uint64_t)used + cells <= cells_of_ring(ring);
+    /* reclaim after tail could have moved on by laps; the other way round it cannot. */
+    uint64_t end = position_of(ring, rbi_load_total64(&lane->cursors->tail));
+    uint64_t position = load_reclaim(ring, lane);
+    if (distance(ring, end, position) > (int64_t)cells_of_ring(ring)) return RBI_RING_CORRUPT;
+    while (distance(ring, position, end) < 0) {
+        if (!has_pages(ring, lane, position)) return RBI_RING_CORRUPT;
+        uint64_t word = load_word(ring, lane, position);
+        if (!word_is_of(ring, word, position)) {
+            uint64_t reclaimed_to = load_reclaim(ring, lane);
+            if (distance(ring, reclaimed_to, position) <= 0) return RBI_RING_CORRUPT;
+            position = reclaimed_to;
+            continue;
+        }
+        if (!sane(ring, word)) return RBI_RING_CORRUPT;
+        if (visit(ring, lane, position, word, context)) position = advanced(ring, position, word_cells(ring, word));
+    }
+    return RBI_RING_OK;
+}
+
+struct census {
+    uint32_t kinds;
+    uint64_t records;
+};
+
+static bool count_record(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word, void *context)
+{
+    (void)ring;
+    (void)lane;
+    (void)position;
+    struct census *census = context;
+    if (census->kinds >> word_kind(word) & 1) census->records++;
+    return true;
+}
+
+static enum rbi_ring_outcome lane_census(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t *records, uint32_t kinds)
+{
+    struct census census = {.kinds = kinds, .records = 0};
+    enum rbi_ring_outcome outcome = walk(ring, lane, count_record, &census);
+    *records += census.records;
+    return outcome;
+}
+
+enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, uint32_t kinds)
+{
+    *records = 0;
+    for (uint32_t i = 0; i < ring->lane_count; i++)
+        if (lane_census(ring, &ring->lanes[i], records, kinds) != RBI_RING_OK) return RBI_RING_CORRUPT;
+    return RBI_RING_OK;
+}
+
+/** Whether counting the lane's records by its cursors would go wrong, reclaim having been moved as far as it goes. */
+static enum rbi_ring_outcome find_irregular(struct rbi_ring *ring, struct rbi_lane *lane, bool *found)
+{
+    uint64_t irregular = rbi_load_total64(&lane->cursors->irregular);
+    *found = distance(ring, irregular, load_reclaim(ring, lane)) > 0;
+    if (!*found) return RBI_RING_OK;
+    enum rbi_ring_outcome outcome = reclaim(ring, lane);
+    *found = distance(ring, irregular, load_reclaim(ring, lane)) > 0;
+    return outcome;
+}
+
+/** How many lanes can hold anything: one, in a ring that has never been stuck. */
+static uint32_t lanes_used(const struct rbi_ring *ring)
+{
+    uint64_t epochs = rbi_load_total64(&ring->order->put_epoch);
+    return epochs < ring->lane_count ? (uint32_t)epochs + 1 : ring->lane_count;
+}
+
+/* ---- put ---- */
+
+/** Whether `cells` cells from `position` on, and one more for an END, were free when this process last looked. */
+static inline bool was_reclaimed(const struct rbi_ring *ring, uint64_t position, uint64_t cells, uint64_t reclaimed_to)
+{
+    int64_t used = distance(ring, position, reclaimed_to);
+    return used >= 0 && (uint64_t)used + cells < cells_of_ring(ring);
 }
 
 /** Look again for room for `cells` cells at `position`. */
-static enum rbi_ring_outcome make_room(struct rbi_ring *ring, uint64_t position, uint64_t cells)
+static enum rbi_ring_outcome make_room(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t cells)
 {
-    uint64_t reclaim = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring); /* [E3] */
-    if (!was_reclaimed(ring, position, cells, reclaim)) {
-        if (rbi_ring_reclaim(ring) != RBI_RING_OK) return RBI_RING_CORRUPT;
-        reclaim = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring); /* [E3] */
+    uint64_t reclaimed_to = load_reclaim(ring, lane);
+    if (!was_reclaimed(ring, position, cells, reclaimed_to)) {
+        if (reclaim(ring, lane) != RBI_RING_OK) return RBI_RING_CORRUPT;
+        reclaimed_to = load_reclaim(ring, lane);
     }
     /* release: another thread of this process that finds room by this value needs our acquire of [E3], too. */
-    rbi_store_release64(&ring->reclaim_seen, reclaim);
-    return was_reclaimed(ring, position, cells, reclaim) ? RBI_RING_OK : RBI_RING_FULL;
+    rbi_store_release64(&lane->reclaim_seen, reclaimed_to);
+    return was_reclaimed(ring, position, cells, reclaimed_to) ? RBI_RING_OK : RBI_RING_FULL;
 }
 
-/** Whether one more item is within the bound, with tail as read.  Items that head has gone past, but that are or may yet become
- *  messages, count. */
-static enum rbi_ring_outcome below_max_items(struct rbi_ring *ring, uint64_t tail)
+/** Whether one more item is within the bound.  Items that head has gone past, but that are or may yet become messages, count. */
+static enum rbi_ring_outcome below_max_items(struct rbi_ring *ring)
 {
-    uint64_t items = items_between(ring, rbi_load_total64(&ring->cursors->head), tail);
-    uint64_t irregular = rbi_load_total64(&ring->cursors->irregular);
-    if (distance(ring, irregular, rbi_load_acquire64(&ring->cursors->reclaim)) > 0) {
-        uint64_t late = 0;
-        if (rbi_ring_reclaim(ring) != RBI_RING_OK) return RBI_RING_CORRUPT;
-        if (rbi_ring_census(ring, &late, 1u << RBI_KIND_SKIPPED | 1u << RBI_KIND_RETURNED) != RBI_RING_OK)
+    uint64_t items = 0;
+    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
+        struct rbi_lane *lane = &ring->lanes[i];
+        bool irregular;
+        uint64_t head = rbi_load_total64(&lane->cursors->head);
+        items += items_between(ring, head, rbi_load_total64(&lane->cursors->tail));
+        if (find_irregular(ring, lane, &irregular) != RBI_RING_OK) return RBI_RING_CORRUPT;
+        if (irregular &&
+            lane_census(ring, lane, &items, 1u << RBI_KIND_SKIPPED | 1u << RBI_KIND_RETURNED) != RBI_RING_OK)
             return RBI_RING_CORRUPT;
-        items += late;
     }
     return items < ring->max_items ? RBI_RING_OK : RBI_RING_FULL;
 }
 
 /** Ask for the lines that puts of the same size will write soon.  They lie in the consumers' caches, and a locked instruction waits
  *  for every store before it, so each miss would stand in full on the way of a put. */
-static inline void fetch_ahead(const struct rbi_ring *ring, uint64_t position, uint64_t cells)
+static inline void fetch_ahead(const struct rbi_ring *ring, const struct rbi_lane *lane, uint64_t position, uint64_t cells)
 {
     uint64_t ahead = index_of(ring, position + 4 * cells);
-    __builtin_prefetch(&ring->slots[ahead], 1);
-    __builtin_prefetch(ring->data + (ahead << ring->cell_log2), 1);
+    __builtin_prefetch(&lane->slots[ahead], 1);
+    __builtin_prefetch(lane->data + (ahead << ring->cell_log2), 1);
+}
+
+/** END stands at tail of the lane for `epoch`.  If it is from the lane's last turn, open the lane; if it ends this one, say so in
+ *  put_epoch.  CORRUPT if it is neither and nobody has moved on. */
+static enum rbi_ring_outcome meet_end_at_tail(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch, uint64_t position,
+                                              uint64_t word)
+{
+    if (word_owner(word) == tag_of(epoch - ring->lane_count)) {
+        help_tail(ring, lane, position, word);
+        RBI_POINT(lane_opened);
+    } else if (word_owner(word) == tag_of(epoch)) {
+        rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + 1);
+        RBI_POINT(put_epoch_moved);
+    } else if (rbi_load_total64(&ring->order->put_epoch) == epoch) {
+        return RBI_RING_CORRUPT;
+    }
+    return RBI_RING_OK;
 }
 
 enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t size)
 {
     uint64_t cells = cells_for(ring, size);
     for (;;) {
-        uint64_t tail = rbi_load_total64(&ring->cursors->tail);
+        uint64_t epoch = rbi_load_total64(&ring->order->put_epoch);
+        struct rbi_lane *lane = lane_of(ring, epoch);
+        uint64_t tail = rbi_load_total64(&lane->cursors->tail);
         uint64_t position = position_of(ring, tail);
+        record->lane = (uint32_t)(lane - ring->lanes);
         /* A record that wraps needs pages up to the end; those at the beginning are there already. */
         uint64_t needed = index_of(ring, position) + cells;
         if (needed > cells_of_ring(ring)) needed = cells_of_ring(ring);
-        if (!has_pages_up_to(ring, needed)) {
+        if (!has_pages_up_to(ring, lane, needed)) {
             record->cells = needed;
             return RBI_RING_UNRESERVED;
         }
-        struct rbi_slot *slot = slot_at(ring, position);
+        struct rbi_slot *slot = slot_at(ring, lane, position);
         uint64_t word = rbi_load_total64(&slot->word);
-        if (rbi_load_total64(&ring->cursors->tail) != tail) continue; /* `word` may be of a later lap: see the head of the file */
+        if (rbi_load_total64(&lane->cursors->tail) != tail) continue; /* `word` may be of a later lap: see the head of the file */
         if (word_is_of(ring, word, position)) {
             if (!sane(ring, word)) return RBI_RING_CORRUPT;
-            help_tail(ring, position, word_cells(ring, word));
+            if (word_kind(word) != RBI_KIND_END) help_tail(ring, lane, position, word);
+            else if (meet_end_at_tail(ring, lane, epoch, position, word) != RBI_RING_OK) return RBI_RING_CORRUPT;
             continue;
         }
         enum rbi_ring_outcome room = RBI_RING_OK;
         /* acquire: [E3] as this process last saw it, perhaps in another thread. */
-        if (!was_reclaimed(ring, position, cells, rbi_load_acquire64(&ring->reclaim_seen)))
-            room = make_room(ring, position, cells);
-        if (room == RBI_RING_OK && ring->max_items) room = below_max_items(ring, tail);
+        if (!was_reclaimed(ring, position, cells, rbi_load_acquire64(&lane->reclaim_seen)))
+            room = make_room(ring, lane, position, cells);
+        if (room == RBI_RING_OK && ring->max_items) room = below_max_items(ring);
         if (room != RBI_RING_OK) {
-            uint64_t reclaim = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring);
-            if (rbi_load_total64(&ring->cursors->tail) != tail) continue;
-            return distance(ring, position, reclaim) < 0 ? RBI_RING_CORRUPT : room; /* reclaim never passes tail */
+            uint64_t reclaimed_to = load_reclaim(ring, lane);
+            if (rbi_load_total64(&lane->cursors->tail) != tail) continue;
+            return distance(ring, position, reclaimed_to) < 0 ? RBI_RING_CORRUPT : room; /* reclaim never passes tail */
         }
         /* The linearization of the reservation; it names its owner in the same word. [T3] */
         if (!rbi_cas_total64(&slot->word, word, word_of(ring, position, cells, owner, RBI_KIND_CLAIMED))) continue;
         RBI_POINT(claimed);
         /* Not help_tail: tail is most likely still ours, and one load less matters here.  Losing is fine. */
-        rbi_cas_total64(&ring->cursors->tail, tail, cursor_past(ring, tail, cells));
+        rbi_cas_total64(&lane->cursors->tail, tail, cursor_past(ring, tail, cells));
         RBI_POINT(tail_moved);
         record->position = position;
         record->cells = cells;
         record->size = size;
-        record->payload = payload_at(ring, position, size);
-        fetch_ahead(ring, position, cells);
+        record->payload = payload_at(ring, lane, position, size);
+        fetch_ahead(ring, lane, position, cells);
         return RBI_RING_OK;
     }
 }
 
 enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner)
 {
-    struct rbi_slot *slot = slot_at(ring, record->position);
+    struct rbi_slot *slot = slot_at(ring, &ring->lanes[record->lane], record->position);
     uint64_t claimed = word_of(ring, record->position, record->cells, owner, RBI_KIND_CLAIMED);
     /* relaxed: the publish CAS carries it */
     rbi_store_relaxed64(&slot->size, record->size);
@@ -412,10 +560,10 @@ enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_r
 }
 
 /** CLAIMED or SKIPPED by `owner` -> RELEASED; only a consumer's skip may come in between. */
-static bool void_claim(struct rbi_ring *ring, uint64_t position, uint64_t word)
+static bool void_claim(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word)
 {
-    rbi_atomic64 *shared = &slot_at(ring, position)->word;
-    mark_irregular(ring, position, word_cells(ring, word));
+    rbi_atomic64 *shared = &slot_at(ring, lane, position)->word;
+    mark_irregular(ring, lane, position, word_cells(ring, word));
     if (rbi_cas_total64(shared, word, word_with(word, 0, RBI_KIND_RELEASED))) return true;
     uint64_t skipped = word_with(word, word_owner(word), RBI_KIND_SKIPPED);
     return rbi_cas_total64(shared, skipped, word_with(word, 0, RBI_KIND_RELEASED));
@@ -424,7 +572,7 @@ static bool void_claim(struct rbi_ring *ring, uint64_t position, uint64_t word)
 enum rbi_ring_outcome rbi_ring_void(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner)
 {
     uint64_t claimed = word_of(ring, record->position, record->cells, owner, RBI_KIND_CLAIMED);
-    bool done = void_claim(ring, record->position, claimed);
+    bool done = void_claim(ring, &ring->lanes[record->lane], record->position, claimed);
     RBI_POINT(claim_voided);
     return done ? RBI_RING_OK : RBI_RING_CORRUPT;
 }
@@ -432,64 +580,79 @@ enum rbi_ring_outcome rbi_ring_void(struct rbi_ring *ring, const struct rbi_reco
 /* ---- get ---- */
 
 /** Fill *record from a word that says READY, RETURNED or TAKEN.  The size counts only if the word is still the same afterwards. */
-static bool describe(struct rbi_ring *ring, struct rbi_record *record, uint64_t position, uint64_t word)
+static bool describe(struct rbi_ring *ring, struct rbi_record *record, struct rbi_lane *lane, uint64_t position, uint64_t word)
 {
+    record->lane = (uint32_t)(lane - ring->lanes);
     record->position = position;
     record->cells = word_cells(ring, word);
     /* relaxed: [E1] through the word, which the caller has read */
-    record->size = rbi_load_relaxed64(&slot_at(ring, position)->size);
-    record->payload = payload_at(ring, position, record->size);
+    record->size = rbi_load_relaxed64(&slot_at(ring, lane, position)->size);
+    record->payload = payload_at(ring, lane, position, record->size);
     return record->size <= RBI_INLINE_BYTES || record->size <= record->cells << ring->cell_log2;
 }
 
 /** Take a READY or RETURNED record whose word was read as `word`.  EMPTY: it changed, look again. */
 static enum rbi_ring_outcome take_record(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit,
-                                         uint64_t position, uint64_t word)
+                                         struct rbi_lane *lane, uint64_t position, uint64_t word)
 {
-    bool valid = describe(ring, record, position, word);
+    bool valid = describe(ring, record, lane, position, word);
     if (!valid || record->size > limit) {
-        if (load_word(ring, position) != word) return RBI_RING_EMPTY; /* so the size was another record's */
+        if (load_word(ring, lane, position) != word) return RBI_RING_EMPTY; /* so the size was another record's */
         return valid ? RBI_RING_SMALL : RBI_RING_CORRUPT;
     }
     /* acquire on success: [E1]; the size read above is this record's, for the word did not change in between. */
-    if (!rbi_cas_total64(&slot_at(ring, position)->word, word, word_with(word, owner, RBI_KIND_TAKEN))) return RBI_RING_EMPTY;
+    if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, owner, RBI_KIND_TAKEN)))
+        return RBI_RING_EMPTY;
     return RBI_RING_OK;
 }
 
-/** Look for a RETURNED record, oldest first.  `hint` is `returned` as read, with `some` set.
- *  EMPTY: there is none, and the hint has been cleared if nobody set it anew; or it changed: look again in any case. */
-static enum rbi_ring_outcome take_returned(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit,
-                                           uint64_t hint)
+/** Look for a RETURNED record in one lane, oldest first.  EMPTY: none, or the hint has changed since it was read as `hint`. */
+static enum rbi_ring_outcome take_returned_in(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit,
+                                              struct rbi_lane *lane, uint64_t hint)
 {
-    if (rbi_ring_reclaim(ring) != RBI_RING_OK) return RBI_RING_CORRUPT;
-    uint64_t position = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring);
-    uint64_t end = position_of(ring, rbi_load_total64(&ring->cursors->head));
+    if (reclaim(ring, lane) != RBI_RING_OK) return RBI_RING_CORRUPT;
+    uint64_t position = load_reclaim(ring, lane);
+    uint64_t end = position_of(ring, rbi_load_total64(&lane->cursors->head));
     while (distance(ring, position, end) < 0) {
-        uint64_t word = load_word(ring, position);
+        uint64_t word = peek_word(ring, lane, position);
         if (!word_is_of(ring, word, position)) { /* released and reclaimed while we walked */
-            uint64_t reclaim = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring);
-            if (distance(ring, reclaim, position) <= 0) return RBI_RING_CORRUPT;
-            position = reclaim;
+            uint64_t reclaimed_to = load_reclaim(ring, lane);
+            if (distance(ring, reclaimed_to, position) <= 0) return RBI_RING_CORRUPT;
+            position = reclaimed_to;
             continue;
         }
         if (!sane(ring, word)) return RBI_RING_CORRUPT;
         if (word_kind(word) == RBI_KIND_RETURNED) {
             /* An older one may have been returned behind our back, before this one was put: then begin again. */
-            if (rbi_load_total64(&ring->cursors->returned) != hint) return RBI_RING_EMPTY;
-            enum rbi_ring_outcome outcome = take_record(ring, record, owner, limit, position, word);
+            if (rbi_load_total64(&ring->order->returned) != hint) return RBI_RING_EMPTY;
+            enum rbi_ring_outcome outcome = take_record(ring, record, owner, limit, lane, position, word);
             RBI_POINT(retaken);
             if (outcome != RBI_RING_EMPTY) return outcome;
             continue;
         }
         position = advanced(ring, position, word_cells(ring, word));
     }
-    rbi_cas_total64(&ring->cursors->returned, hint, hint & ~UINT64_C(1));
+    return RBI_RING_EMPTY;
+}
+
+/** Look for a RETURNED record, oldest lane first.  `hint` is `returned` as read, with `some` set.
+ *  EMPTY: there is none, and the hint has been cleared if nobody set it anew; or it changed: look again in any case. */
+static enum rbi_ring_outcome take_returned(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit,
+                                           uint64_t hint)
+{
+    uint64_t newest = rbi_load_total64(&ring->order->put_epoch);
+    uint32_t used = lanes_used(ring);
+    for (uint64_t epoch = newest - (used - 1); epoch != newest + 1; epoch++) {
+        enum rbi_ring_outcome outcome = take_returned_in(ring, record, owner, limit, lane_of(ring, epoch), hint);
+        if (outcome != RBI_RING_EMPTY) return outcome;
+    }
+    rbi_cas_total64(&ring->order->returned, hint, hint & ~UINT64_C(1));
     RBI_POINT(hint_cleared);
     return RBI_RING_EMPTY;
 }
 
-/** Whether a READY record follows the claimed one at `position`. */
-static bool ready_behind(struct rbi_ring *ring, uint64_t position, uint64_t word)
+/** Whether a READY record follows the claimed one at `position`, here or, beyond END, perhaps in the next lane. */
+static bool ready_behind(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word)
 {
     uint64_t walked = 0;
     for (;;) {
@@ -497,142 +660,143 @@ static bool ready_behind(struct rbi_ring *ring, uint64_t position, uint64_t word
         walked += cells;
         if (cells == 0 || walked >= cells_of_ring(ring)) return false;
         position = advanced(ring, position, cells);
-        if (!has_pages(ring, position)) return false;
-        word = load_word(ring, position);
+        word = peek_word(ring, lane, position);
         if (!word_is_of(ring, word, position)) return false;
-        if (word_kind(word) == RBI_KIND_READY) return true;
+        if (word_kind(word) == RBI_KIND_READY || word_kind(word) == RBI_KIND_END) return true;
     }
 }
 
 /** The record at head is claimed and a message waits behind it: give its producer a moment, then go past. */
-static void skip(struct rbi_ring *ring, uint64_t head, uint64_t word)
+static void skip(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word)
 {
-    uint64_t position = position_of(ring, head);
     for (uint32_t look = 0; look < ring->patience; look++) {
-        if (load_word(ring, position) != word) return;
+        if (load_word(ring, lane, position) != word) return;
         rbi_pause();
     }
-    help_tail(ring, position, word_cells(ring, word)); /* head must not pass tail */
-    mark_irregular(ring, position, word_cells(ring, word));
+    help_tail(ring, lane, position, word); /* head must not pass tail */
+    mark_irregular(ring, lane, position, word_cells(ring, word));
     RBI_POINT(skip_marked);
-    rbi_cas_total64(&slot_at(ring, position)->word, word, word_with(word, word_owner(word), RBI_KIND_SKIPPED));
+    rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, word_owner(word), RBI_KIND_SKIPPED));
     RBI_POINT(skipped);
+}
+
+/** END stands at head of the lane for `epoch`.  The counterpart of meet_end_at_tail(). */
+static enum rbi_ring_outcome meet_end_at_head(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch, uint64_t head,
+                                              uint64_t word)
+{
+    if (word_owner(word) == tag_of(epoch - ring->lane_count)) {
+        help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */
+        advance_head(ring, lane, head, word);
+    } else if (word_owner(word) == tag_of(epoch)) {
+        /* put_epoch first: get_epoch is never ahead of it. */
+        rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + 1);
+        rbi_cas_total64(&ring->order->get_epoch, epoch, epoch + 1);
+        RBI_POINT(get_epoch_moved);
+    } else if (rbi_load_total64(&ring->order->get_epoch) == epoch) {
+        return RBI_RING_CORRUPT;
+    }
+    return RBI_RING_OK;
 }
 
 enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit)
 {
     for (;;) {
-        uint64_t hint = rbi_load_total64(&ring->cursors->returned);
+        uint64_t hint = rbi_load_total64(&ring->order->returned);
         if (hint & 1) {
             enum rbi_ring_outcome outcome = take_returned(ring, record, owner, limit, hint);
             if (outcome != RBI_RING_EMPTY) return outcome;
             continue;
         }
-        uint64_t head = rbi_load_total64(&ring->cursors->head);
+        uint64_t epoch = rbi_load_total64(&ring->order->get_epoch);
+        struct rbi_lane *lane = lane_of(ring, epoch);
+        uint64_t head = rbi_load_total64(&lane->cursors->head);
         uint64_t position = position_of(ring, head);
-        uint64_t word = has_pages(ring, position) ? load_word(ring, position) : 0;
-        if (!word_is_of(ring, word, position)) {
-            if (rbi_load_total64(&ring->cursors->head) != head) continue;      /* the word may be of a later lap */
-            if (rbi_load_total64(&ring->cursors->returned) != hint) continue;  /* there was a moment without both */
-            return RBI_RING_EMPTY;
-        }
-        if (!sane(ring, word)) return RBI_RING_CORRUPT;
-        switch (word_kind(word)) {
+        uint64_t word = peek_word(ring, lane, position);
+        bool of_this_lap = word_is_of(ring, word, position);
+        if (of_this_lap && !sane(ring, word)) return RBI_RING_CORRUPT;
+        enum rbi_kind kind = of_this_lap ? word_kind(word) : RBI_KIND_NONE;
+        switch (kind) {
         case RBI_KIND_READY: {
-            if (rbi_load_total64(&ring->cursors->returned) != hint) continue;  /* an older one first */
-            enum rbi_ring_outcome outcome = take_record(ring, record, owner, limit, position, word);
+            if (rbi_load_total64(&ring->order->returned) != hint) continue;   /* an older one first */
+            if (rbi_load_total64(&ring->order->get_epoch) != epoch) continue; /* it may be of a later epoch */
+            enum rbi_ring_outcome outcome = take_record(ring, record, owner, limit, lane, position, word);
             if (outcome == RBI_RING_EMPTY) continue;
             if (outcome == RBI_RING_OK) {
                 RBI_POINT(taken);
-                advance_head(ring, head, record->cells);
+                advance_head(ring, lane, head, word);
             }
             return outcome;
         }
+        case RBI_KIND_NONE:
         case RBI_KIND_CLAIMED:
-            if (ready_behind(ring, position, word)) {
-                skip(ring, head, word);
+            if (kind == RBI_KIND_CLAIMED && ready_behind(ring, lane, position, word)) {
+                skip(ring, lane, position, word);
                 continue;
             }
-            if (load_word(ring, position) != word || rbi_load_total64(&ring->cursors->returned) != hint) continue;
-            return RBI_RING_PENDING;
+            /* Nothing there, if all this was so at one moment.  (And a word of another lap may be of a later one.) */
+            if (rbi_load_total64(&lane->cursors->head) != head || peek_word(ring, lane, position) != word ||
+                rbi_load_total64(&ring->order->returned) != hint || rbi_load_total64(&ring->order->get_epoch) != epoch)
+                continue;
+            return kind == RBI_KIND_NONE ? RBI_RING_EMPTY : RBI_RING_PENDING;
         case RBI_KIND_SKIPPED:
         case RBI_KIND_TAKEN:
         case RBI_KIND_RETURNED:
         case RBI_KIND_RELEASED:
-            advance_head(ring, head, word_cells(ring, word));
+            advance_head(ring, lane, head, word);
             continue;
-        case RBI_KIND_NONE:
-            break;
+        case RBI_KIND_END:
+            if (meet_end_at_head(ring, lane, epoch, head, word) != RBI_RING_OK) return RBI_RING_CORRUPT;
+            continue;
         }
         return RBI_RING_CORRUPT;
     }
 }
 
-enum rbi_ring_outcome rbi_ring_find_taken(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner,
-                                          uint64_t position)
+/* A position has at most 58 bits. */
+enum { LANE_SHIFT = 60 };
+
+uint64_t rbi_ring_number_of(const struct rbi_record *record) { return (uint64_t)record->lane << LANE_SHIFT | record->position; }
+
+enum rbi_ring_outcome rbi_ring_find_taken(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t number)
 {
-    if (position > position_mask(ring) || !has_pages(ring, position)) return RBI_RING_CORRUPT;
-    uint64_t word = load_word(ring, position);
+    uint64_t position = number & ((UINT64_C(1) << LANE_SHIFT) - 1);
+    if (number >> LANE_SHIFT >= ring->lane_count || position > position_mask(ring)) return RBI_RING_CORRUPT;
+    struct rbi_lane *lane = &ring->lanes[number >> LANE_SHIFT];
+    uint64_t word = peek_word(ring, lane, position);
     if (!word_is_of(ring, word, position) || word_kind(word) != RBI_KIND_TAKEN || word_owner(word) != owner || !sane(ring, word))
         return RBI_RING_CORRUPT;
-    return describe(ring, record, position, word) ? RBI_RING_OK : RBI_RING_CORRUPT;
+    return describe(ring, record, lane, position, word) ? RBI_RING_OK : RBI_RING_CORRUPT;
 }
 
 void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record)
 {
-    /* [E2 release] pairs with rbi_ring_reclaim(): our reads of the payload stay before it.
+    /* [E2 release] pairs with reclaim(): our reads of the payload stay before it.
      * [T2] total: the caller then looks for producers that wait for room.  A store suffices: the record is ours alone. */
-    rbi_store_total64(&slot_at(ring, record->position)->word,
+    rbi_store_total64(&slot_at(ring, &ring->lanes[record->lane], record->position)->word,
                       word_of(ring, record->position, record->cells, 0, RBI_KIND_RELEASED));
     RBI_POINT(released);
 }
 
 void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record)
 {
-    mark_irregular(ring, record->position, record->cells);
+    struct rbi_lane *lane = &ring->lanes[record->lane];
+    mark_irregular(ring, lane, record->position, record->cells);
     RBI_POINT(nack_marked);
     /* [E1] anew: the next taker's reads come after ours.  A store suffices: the record is ours alone. */
-    rbi_store_total64(&slot_at(ring, record->position)->word,
+    rbi_store_total64(&slot_at(ring, lane, record->position)->word,
                       word_of(ring, record->position, record->cells, 0, RBI_KIND_RETURNED));
     RBI_POINT(given_back);
     set_returned(ring);
 }
 
-/* ---- the rare paths ---- */
-
-/** Call `visit` with every record from reclaim to tail, in order, while others move.  Records that are reclaimed meanwhile are left
- *  out.  `visit` returns false to see the same record again. */
-static enum rbi_ring_outcome walk(struct rbi_ring *ring, bool (*visit)(struct rbi_ring *, uint64_t position, uint64_t word, void *),
-                                  void *context)
-{
-    uint64_t position = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring);
-    uint64_t end = position_of(ring, rbi_load_total64(&ring->cursors->tail));
-    if (distance(ring, end, position) > (int64_t)cells_of_ring(ring)) {
-        /* reclaim may have moved on between the two loads; it cannot be more than a lap behind tail twice */
-        position = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring);
-        if (distance(ring, end, position) > (int64_t)cells_of_ring(ring)) return RBI_RING_CORRUPT;
-    }
-    while (distance(ring, position, end) < 0) {
-        if (!has_pages(ring, position)) return RBI_RING_CORRUPT;
-        uint64_t word = load_word(ring, position);
-        if (!word_is_of(ring, word, position)) {
-            uint64_t reclaim = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring);
-            if (distance(ring, reclaim, position) <= 0) return RBI_RING_CORRUPT;
-            position = reclaim;
-            continue;
-        }
-        if (!sane(ring, word)) return RBI_RING_CORRUPT;
-        if (visit(ring, position, word, context)) position = advanced(ring, position, word_cells(ring, word));
-    }
-    return RBI_RING_OK;
-}
+/* ---- recovery ---- */
 
 struct recovery {
     uint32_t owner;
     bool some_returned;
 };
 
-static bool undo(struct rbi_ring *ring, uint64_t position, uint64_t word, void *context)
+static bool undo(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word, void *context)
 {
     struct recovery *recovery = context;
     if (word_kind(word) == RBI_KIND_RETURNED) recovery->some_returned = true;
@@ -640,12 +804,12 @@ static bool undo(struct rbi_ring *ring, uint64_t position, uint64_t word, void *
     switch (word_kind(word)) {
     case RBI_KIND_CLAIMED:
     case RBI_KIND_SKIPPED:
-        void_claim(ring, position, word);
+        void_claim(ring, lane, position, word);
         RBI_POINT(recovery_voided);
         return false;
     case RBI_KIND_TAKEN:
-        mark_irregular(ring, position, word_cells(ring, word));
-        rbi_cas_total64(&slot_at(ring, position)->word, word, word_with(word, 0, RBI_KIND_RETURNED));
+        mark_irregular(ring, lane, position, word_cells(ring, word));
+        rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, 0, RBI_KIND_RETURNED));
         RBI_POINT(recovery_returned);
         return false; /* see it again, as RETURNED */
     default:
@@ -653,102 +817,148 @@ static bool undo(struct rbi_ring *ring, uint64_t position, uint64_t word, void *
     }
 }
 
-enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner)
+static enum rbi_ring_outcome recover_lane(struct rbi_ring *ring, struct rbi_lane *lane, struct recovery *recovery)
 {
     /* It may have died between its claim and moving tail: the record *at* tail counts, too. */
     for (;;) {
-        uint64_t tail = rbi_load_total64(&ring->cursors->tail);
+        uint64_t tail = rbi_load_total64(&lane->cursors->tail);
         uint64_t position = position_of(ring, tail);
-        uint64_t word = has_pages(ring, position) ? load_word(ring, position) : 0;
-        if (rbi_load_total64(&ring->cursors->tail) != tail) continue;
-        if (!word_is_of(ring, word, position)) break;
+        uint64_t word = peek_word(ring, lane, position);
+        if (rbi_load_total64(&lane->cursors->tail) != tail) continue;
+        if (!word_is_of(ring, word, position) || word_kind(word) == RBI_KIND_END) break;
         if (!sane(ring, word)) return RBI_RING_CORRUPT;
-        help_tail(ring, position, word_cells(ring, word));
+        help_tail(ring, lane, position, word);
     }
     RBI_POINT(recovery_tail_helped);
-    struct recovery recovery = {.owner = owner, .some_returned = false};
-    enum rbi_ring_outcome outcome = walk(ring, undo, &recovery);
+    enum rbi_ring_outcome outcome = walk(ring, lane, undo, recovery);
     if (outcome != RBI_RING_OK) return outcome;
+    help_head(ring, lane); /* it may have died between its take and moving head */
+    return RBI_RING_OK;
+}
+
+enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner)
+{
+    struct recovery recovery = {.owner = owner, .some_returned = false};
+    for (uint32_t i = 0; i < ring->lane_count; i++)
+        if (recover_lane(ring, &ring->lanes[i], &recovery) != RBI_RING_OK) return RBI_RING_CORRUPT;
     RBI_POINT(recovery_swept);
-    help_head(ring); /* it may have died between its take and moving head */
     /* Also for records that were only met: who returned them may have died before it set the hint. */
     if (recovery.some_returned) set_returned(ring);
     RBI_POINT(recovery_hinted);
     return RBI_RING_OK;
 }
 
-struct census {
-    uint32_t kinds;
-    uint64_t records;
-};
+/* ---- going round what is stuck ---- */
 
-static bool count_record(struct rbi_ring *ring, uint64_t position, uint64_t word, void *context)
+uint64_t rbi_ring_stuck_at(struct rbi_ring *ring)
 {
-    (void)ring;
-    (void)position;
-    struct census *census = context;
-    if (census->kinds >> word_kind(word) & 1) census->records++;
-    return true;
+    struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
+    struct rbi_record stuck = {.lane = (uint32_t)(lane - ring->lanes), .position = load_reclaim(ring, lane)};
+    uint64_t word = peek_word(ring, lane, stuck.position);
+    if (!word_is_of(ring, word, stuck.position)) return 0;
+    /* Whoever returned it may be stopped, or have died, before he set the hint; consumers would not look. */
+    if (word_kind(word) == RBI_KIND_RETURNED && !(rbi_load_total64(&ring->order->returned) & 1)) set_returned(ring);
+    if (word_kind(word) != RBI_KIND_TAKEN && word_kind(word) != RBI_KIND_SKIPPED) return 0;
+    /* Only if more has been consumed behind it: else the ring is full of what waits, and that is what full means. */
+    uint64_t behind = advanced(ring, stuck.position, word_cells(ring, word));
+    if (distance(ring, position_of(ring, rbi_load_total64(&lane->cursors->head)), behind) <= 0) return 0;
+    return rbi_ring_number_of(&stuck) + 1;
 }
 
-enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, uint32_t kinds)
+/** Whether nobody holds anything in the lane, and nobody will before it is opened for `epoch`. */
+static bool is_quiet(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch)
 {
-    struct census census = {.kinds = kinds, .records = 0};
-    enum rbi_ring_outcome outcome = walk(ring, count_record, &census);
-    *records = census.records;
-    return outcome;
+    if (epoch >= ring->lane_count && rbi_load_total64(&ring->order->get_epoch) <= epoch - ring->lane_count) return false;
+    if (reclaim(ring, lane) != RBI_RING_OK) return false;
+    uint64_t tail = position_of(ring, rbi_load_total64(&lane->cursors->tail));
+    if (load_reclaim(ring, lane) != tail) return false;
+    uint64_t word = peek_word(ring, lane, tail);
+    if (epoch < ring->lane_count) return !word_is_of(ring, word, tail); /* never used */
+    return word_is_of(ring, word, tail) && word_kind(word) == RBI_KIND_END && word_owner(word) == tag_of(epoch - ring->lane_count);
 }
+
+bool rbi_ring_bypass(struct rbi_ring *ring)
+{
+    uint64_t epoch = rbi_load_total64(&ring->order->put_epoch);
+    struct rbi_lane *lane = lane_of(ring, epoch);
+    if (ring->lane_count == 1 || !is_quiet(ring, lane_of(ring, epoch + 1), epoch + 1)) return false;
+    uint64_t tail = rbi_load_total64(&lane->cursors->tail);
+    uint64_t position = position_of(ring, tail);
+    if (!has_pages(ring, lane, position)) return false;
+    uint64_t word = load_word(ring, lane, position);
+    if (rbi_load_total64(&lane->cursors->tail) != tail || rbi_load_total64(&ring->order->put_epoch) != epoch) return true;
+    if (!word_is_of(ring, word, position)) {
+        /* The cell is free: every claim has left one.  The next lane is still quiet if this succeeds: it could only have been opened
+         * after an END here, which would have changed the word. */
+        rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_of(ring, position, 1, tag_of(epoch), RBI_KIND_END));
+        RBI_POINT(lane_closed);
+    }
+    return true; /* the next claim sees what became of it */
+}
+
+/* ---- looking ---- */
 
 enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items)
 {
-    uint64_t irregular = rbi_load_total64(&ring->cursors->irregular);
-    if (distance(ring, irregular, rbi_load_acquire64(&ring->cursors->reclaim)) > 0) {
-        if (rbi_ring_reclaim(ring) != RBI_RING_OK) return RBI_RING_CORRUPT;
-        if (distance(ring, irregular, rbi_load_acquire64(&ring->cursors->reclaim)) > 0)
-            return rbi_ring_census(ring, items, 1u << RBI_KIND_READY | 1u << RBI_KIND_RETURNED);
+    *items = 0;
+    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
+        struct rbi_lane *lane = &ring->lanes[i];
+        bool irregular;
+        if (find_irregular(ring, lane, &irregular) != RBI_RING_OK) return RBI_RING_CORRUPT;
+        if (irregular) {
+            if (lane_census(ring, lane, items, 1u << RBI_KIND_READY | 1u << RBI_KIND_RETURNED) != RBI_RING_OK)
+                return RBI_RING_CORRUPT;
+        } else {
+            uint64_t head = rbi_load_total64(&lane->cursors->head);
+            *items += items_between(ring, head, rbi_load_total64(&lane->cursors->tail));
+        }
     }
-    uint64_t head = rbi_load_total64(&ring->cursors->head);
-    *items = items_between(ring, head, rbi_load_total64(&ring->cursors->tail));
     return RBI_RING_OK;
 }
 
 bool rbi_ring_may_take(struct rbi_ring *ring)
 {
-    if (rbi_load_total64(&ring->cursors->returned) & 1) return true;
-    uint64_t position = position_of(ring, rbi_load_total64(&ring->cursors->head));
-    if (!has_pages(ring, position)) return false;
-    uint64_t word = load_word(ring, position);
+    if (rbi_load_total64(&ring->order->returned) & 1) return true;
+    struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->get_epoch));
+    uint64_t position = position_of(ring, rbi_load_total64(&lane->cursors->head));
+    uint64_t word = peek_word(ring, lane, position);
     return word_is_of(ring, word, position) && word_kind(word) != RBI_KIND_CLAIMED;
 }
 
 bool rbi_ring_has_room(struct rbi_ring *ring, uint64_t size)
 {
-    uint64_t tail = rbi_load_total64(&ring->cursors->tail);
-    if (make_room(ring, position_of(ring, tail), cells_for(ring, size)) == RBI_RING_FULL) return false;
-    return !ring->max_items || below_max_items(ring, tail) != RBI_RING_FULL;
+    struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
+    uint64_t position = position_of(ring, rbi_load_total64(&lane->cursors->tail));
+    if (make_room(ring, lane, position, cells_for(ring, size)) == RBI_RING_FULL) return false;
+    return !ring->max_items || below_max_items(ring) != RBI_RING_FULL;
 }
 
 uint64_t rbi_ring_used_bytes(struct rbi_ring *ring)
 {
-    rbi_ring_reclaim(ring);
-    uint64_t reclaim = rbi_load_acquire64(&ring->cursors->reclaim) & position_mask(ring);
-    int64_t cells = distance(ring, position_of(ring, rbi_load_total64(&ring->cursors->tail)), reclaim);
-    if (cells < 0 || (uint64_t)cells > cells_of_ring(ring)) return 0;
-    return (uint64_t)cells << ring->cell_log2;
+    uint64_t sum = 0;
+    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
+        struct rbi_lane *lane = &ring->lanes[i];
+        reclaim(ring, lane);
+        int64_t cells = distance(ring, position_of(ring, rbi_load_total64(&lane->cursors->tail)), load_reclaim(ring, lane));
+        if (cells > 0 && (uint64_t)cells <= cells_of_ring(ring)) sum += (uint64_t)cells << ring->cell_log2;
+    }
+    return sum;
 }
+
+static struct rbi_lane *open_lane(struct rbi_ring *ring) { return lane_of(ring, rbi_load_total64(&ring->order->put_epoch)); }
 
 enum rbi_kind rbi_ring_kind_at(struct rbi_ring *ring, uint64_t position)
 {
-    uint64_t word = load_word(ring, position);
+    uint64_t word = load_word(ring, open_lane(ring), position);
     return word_is_of(ring, word, position) ? word_kind(word) : RBI_KIND_NONE;
 }
 
 uint64_t rbi_ring_tail_position(struct rbi_ring *ring)
 {
-    return position_of(ring, rbi_load_total64(&ring->cursors->tail));
+    return position_of(ring, rbi_load_total64(&open_lane(ring)->cursors->tail));
 }
 
 uint64_t rbi_ring_head_position(struct rbi_ring *ring)
 {
-    return position_of(ring, rbi_load_total64(&ring->cursors->head));
+    return position_of(ring, rbi_load_total64(&open_lane(ring)->cursors->head));
 }

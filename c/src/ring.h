@@ -7,18 +7,25 @@
 
 #include "layout.h"
 
-/** A process's view of a ring: where it lies and how big it is (copied out of the checked stamp, never read from shared memory
- *  again), and what this process last saw of words that only grow. */
-struct rbi_ring {
+/** A process's view of one lane, and what this process last saw of words that only grow. */
+struct rbi_lane {
     struct rbi_slot *slots;
     uint8_t *data;               /* 2 << (cells_log2 + cell_log2) bytes: the data region, twice */
     struct rbi_cursors *cursors;
+    rbi_atomic64 reclaim_seen;   /* a lower bound of cursors->reclaim: mostly saves a cache miss */
+    rbi_atomic64 reserved_seen;  /* likewise of cursors->reserved_cells */
+};
+
+/** A process's view of a ring: where it lies and how big it is (copied out of the checked stamp, never read from shared memory
+ *  again).  Nearly always only lane 0 is in use. */
+struct rbi_ring {
+    struct rbi_order *order;
     uint32_t cells_log2;
     uint32_t cell_log2;
     uint32_t patience;           /* how often to look again before going past a message that is being written */
+    uint32_t lane_count;
     uint64_t max_items;          /* 0: unbounded */
-    rbi_atomic64 reclaim_seen;   /* a lower bound of cursors->reclaim: mostly saves a cache miss */
-    rbi_atomic64 reserved_seen;  /* likewise of cursors->reserved_cells */
+    struct rbi_lane lanes[RBI_LANES];
 };
 
 enum rbi_ring_outcome {
@@ -27,23 +34,27 @@ enum rbi_ring_outcome {
     RBI_RING_EMPTY,
     RBI_RING_PENDING,      /* nothing to take, but somebody is writing a message */
     RBI_RING_SMALL,        /* the next message is larger than asked for */
-    RBI_RING_UNRESERVED,   /* the first record.cells slots and cells need pages first (claim only) */
+    RBI_RING_UNRESERVED,   /* the first record.cells slots and cells of record.lane need pages first (claim only) */
     RBI_RING_CORRUPT,
 };
 
 /** A record that this process owns: claimed or taken. */
 struct rbi_record {
+    uint32_t lane;
     uint64_t position;
     uint64_t cells;
     uint64_t size;
     uint8_t *payload;
 };
 
-/** Set up the view.  `max_items` as in the stamp. */
-void rbi_ring_init(struct rbi_ring *ring, struct rbi_cursors *cursors, struct rbi_slot *slots, uint8_t *data,
-                   uint32_t cells_log2, uint32_t cell_log2, uint64_t max_items);
+/** Set up the view, without lanes yet.  `max_items` as in the stamp. */
+void rbi_ring_init(struct rbi_ring *ring, struct rbi_order *order, uint32_t cells_log2, uint32_t cell_log2,
+                   uint64_t max_items);
 
-/** Write the first values of the cursors, so that the ring is empty and its next position is `position` (a lap's first for a
+/** Add the next lane to the view. */
+void rbi_ring_add_lane(struct rbi_ring *ring, struct rbi_cursors *cursors, struct rbi_slot *slots, uint8_t *data);
+
+/** Write the first values of all cursors, so that the ring is empty and its next position is `position` (a lap's first for a
  *  queue's life: rbi_ring_first_position; anything for tests).  The memory is zero and nobody else sees it yet. */
 void rbi_ring_start_at(struct rbi_ring *ring, uint64_t position);
 uint64_t rbi_ring_first_position(const struct rbi_ring *ring);
@@ -56,8 +67,8 @@ uint64_t rbi_ring_max_payload(const struct rbi_ring *ring);
  *  UNRESERVED: record->cells is how many cells must have pages; reserve them, raise reserved_cells, try again.  CORRUPT. */
 enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t size);
 
-/** The first `cells` slots and cells have pages now.  OK or CORRUPT. */
-enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint64_t cells);
+/** The first `cells` slots and cells of the lane have pages now.  OK or CORRUPT. */
+enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t lane, uint64_t cells);
 
 /** Make the filled record a message.  Wait-free but for setting the hint (lock-free).  OK or CORRUPT. */
 enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner);
@@ -70,9 +81,10 @@ enum rbi_ring_outcome rbi_ring_void(struct rbi_ring *ring, const struct rbi_reco
  *  whose put has returned was in the ring.  SMALL: record->size is the size of the next message, which stays.  CORRUPT. */
 enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit);
 
-/** Find the record that `owner` took at `position`.  OK, or CORRUPT if it holds none there. */
+/** A record as one number, and back: the record that `owner` took and that has this number.  OK, or CORRUPT if it holds none. */
+uint64_t rbi_ring_number_of(const struct rbi_record *record);
 enum rbi_ring_outcome rbi_ring_find_taken(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner,
-                                          uint64_t position);
+                                          uint64_t number);
 
 /** The taken record is done.  Wait-free. */
 void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record);
@@ -84,8 +96,12 @@ void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record);
  *  died, or it is ours and idle); several may run at once, also for the same owner; may die anywhere and be done again. */
 enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner);
 
-/** Move `reclaim` over released records.  Lock-free.  OK or CORRUPT. */
-enum rbi_ring_outcome rbi_ring_reclaim(struct rbi_ring *ring);
+/** After a claim was FULL: a number for the record that stands in the way although consumers have gone past it, because its owner
+ *  is in the middle of a put or get; 0 if there is none. */
+uint64_t rbi_ring_stuck_at(struct rbi_ring *ring);
+
+/** Go on in the next lane, if that is free, and leave the stuck record where it is.  Returns whether puts may try again.  Lock-free. */
+bool rbi_ring_bypass(struct rbi_ring *ring);
 
 /** Look, without changing anything that matters, whether a take could succeed now.  For spinning. */
 bool rbi_ring_may_take(struct rbi_ring *ring);
@@ -102,7 +118,7 @@ enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, 
 /** Bytes of capacity in use. */
 uint64_t rbi_ring_used_bytes(struct rbi_ring *ring);
 
-/* Words taken apart, for tests and inspection. */
+/* The open lane's words taken apart, for tests and inspection. */
 enum rbi_kind rbi_ring_kind_at(struct rbi_ring *ring, uint64_t position);
 uint64_t rbi_ring_tail_position(struct rbi_ring *ring);
 uint64_t rbi_ring_head_position(struct rbi_ring *ring);

@@ -85,14 +85,19 @@ static ringbuf_status check_name(const char *name)
 static uint64_t round_up(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 static uint64_t capacity_of(const struct rbi_stamp *stamp) { return UINT64_C(1) << (stamp->cells_log2 + stamp->cell_log2); }
 
+static uint64_t slots_bytes_of(const struct rbi_stamp *stamp)
+{
+    return round_up(sizeof(struct rbi_slot) << stamp->cells_log2, rbi_page_bytes());
+}
+
 /** Offsets and file size follow from the three sizes and the page size. */
 static void place_regions(struct rbi_stamp *stamp)
 {
     uint64_t page = rbi_page_bytes();
     uint64_t participants = (uint64_t)stamp->max_participants * sizeof(struct rbi_participant);
     stamp->slots_offset = round_up(RBI_HEADER_BYTES + participants, page);
-    stamp->data_offset = round_up(stamp->slots_offset + (sizeof(struct rbi_slot) << stamp->cells_log2), page);
-    stamp->file_bytes = stamp->data_offset + capacity_of(stamp);
+    stamp->data_offset = stamp->slots_offset + RBI_LANES * slots_bytes_of(stamp);
+    stamp->file_bytes = stamp->data_offset + RBI_LANES * capacity_of(stamp);
 }
 
 static uint64_t checksum_of(const struct rbi_stamp *stamp) { return fnv1a(fnv_basis, stamp, offsetof(struct rbi_stamp, checksum)); }
@@ -118,6 +123,7 @@ static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *optio
     stamp->layout_version = RBI_LAYOUT_VERSION;
     stamp->header_bytes = RBI_HEADER_BYTES;
     stamp->max_participants = options->max_participants;
+    stamp->lanes = RBI_LANES;
     stamp->cells_log2 = capacity_log2 - RBI_CELL_MIN_LOG2;
     if (stamp->cells_log2 > RBI_CELLS_MAX_LOG2) stamp->cells_log2 = RBI_CELLS_MAX_LOG2;
     stamp->cell_log2 = capacity_log2 - stamp->cells_log2;
@@ -148,7 +154,7 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
     if (stamp->header_bytes != RBI_HEADER_BYTES || stamp->max_participants == 0 || stamp->max_participants > RBI_OWNER_MAX ||
         stamp->cells_log2 < RBI_CELLS_MIN_LOG2 || stamp->cells_log2 > RBI_CELLS_MAX_LOG2 ||
         stamp->cell_log2 < RBI_CELL_MIN_LOG2 || stamp->cells_log2 + stamp->cell_log2 > 36 ||
-        stamp->name_bytes == 0 || stamp->name_bytes > RBI_NAME_MAX_BYTES || stamp->tag[RBI_TAG_BYTES - 1] != 0)
+        stamp->lanes != RBI_LANES || stamp->name_bytes == 0 || stamp->name_bytes > RBI_NAME_MAX_BYTES || stamp->tag[RBI_TAG_BYTES - 1] != 0)
         return RINGBUF_E_CORRUPT;
     struct rbi_stamp placed = *stamp;
     place_regions(&placed);
@@ -313,7 +319,7 @@ static ringbuf *handle_new(const char *path, const ringbuf_options *options)
 /** Drop everything of a handle that the caller has not got. */
 static void handle_discard(ringbuf *rb)
 {
-    if (rb->base) rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes);
+    if (rb->base) rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
     unlist_handle(rb);
     handle_free(rb);
 }
@@ -328,12 +334,15 @@ static ringbuf_status handle_map(ringbuf *rb)
 {
     rb->prefix_bytes = rb->stamp.data_offset;
     rb->mirror_bytes = capacity_of(&rb->stamp);
-    ringbuf_status status = rbi_map(&rb->base, rb->fd, rb->prefix_bytes, rb->mirror_bytes);
+    ringbuf_status status = rbi_map(&rb->base, rb->fd, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
     if (status != RINGBUF_OK) return status;
     uint8_t *base = rb->base;
     rb->header = rb->base;
-    rbi_ring_init(&rb->ring, &rb->header->cursors, (struct rbi_slot *)(void *)(base + rb->stamp.slots_offset),
-                  base + rb->stamp.data_offset, rb->stamp.cells_log2, rb->stamp.cell_log2, rb->stamp.max_items);
+    rbi_ring_init(&rb->ring, &rb->header->order, rb->stamp.cells_log2, rb->stamp.cell_log2, rb->stamp.max_items);
+    for (uint32_t lane = 0; lane < RBI_LANES; lane++)
+        rbi_ring_add_lane(&rb->ring, &rb->header->lanes[lane],
+                          (struct rbi_slot *)(void *)(base + rb->stamp.slots_offset + lane * slots_bytes_of(&rb->stamp)),
+                          base + rb->prefix_bytes + 2 * lane * rb->mirror_bytes);
     rb->registry = (struct rbi_registry){
         .header = rb->header,
         .entries = (struct rbi_participant *)(void *)(base + RBI_HEADER_BYTES),
@@ -630,7 +639,7 @@ void rbi_segment_close(ringbuf *rb)
         }
         if (rb->fd >= 0) leave(rb);
         unlist_handle(rb);
-        rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes);
+        rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
         rb->base = NULL;
         rb->header = NULL;
     }
@@ -696,23 +705,25 @@ ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *opt
 
 /* ---- pages and recovery ---- */
 
-ringbuf_status rbi_segment_reserve(ringbuf *rb, uint64_t cells)
+ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
 {
     /* In steps that double, up to a MiB of data at a time: few calls for a queue that fills, few pages for one that does not. */
     const uint64_t all = UINT64_C(1) << rb->stamp.cells_log2;
     const uint64_t unit = 64; /* slots in a page of 4 KiB, and whole pages of cells */
     const uint64_t largest_step = (UINT64_C(1) << 20) >> (rb->stamp.cell_log2 < 20 ? rb->stamp.cell_log2 : 20);
-    uint64_t reserved = rbi_load_acquire64(&rb->header->cursors.reserved_cells);
+    uint64_t slots_offset = rb->stamp.slots_offset + lane * slots_bytes_of(&rb->stamp);
+    uint64_t data_offset = rb->stamp.data_offset + lane * rb->mirror_bytes;
+    uint64_t reserved = rbi_load_acquire64(&rb->header->lanes[lane].reserved_cells);
     if (reserved > all) return RINGBUF_E_CORRUPT;
     uint64_t step = reserved < largest_step ? reserved : largest_step;
     uint64_t wanted = reserved + step > cells ? reserved + step : cells;
     for (;;) {
         wanted = round_up(wanted, unit) < all ? round_up(wanted, unit) : all;
-        ringbuf_status status = rbi_file_reserve(rb->fd, rb->stamp.slots_offset, wanted * sizeof(struct rbi_slot));
-        if (status == RINGBUF_OK) status = rbi_file_reserve(rb->fd, rb->stamp.data_offset, wanted << rb->stamp.cell_log2);
+        ringbuf_status status = rbi_file_reserve(rb->fd, slots_offset, wanted * sizeof(struct rbi_slot));
+        if (status == RINGBUF_OK) status = rbi_file_reserve(rb->fd, data_offset, wanted << rb->stamp.cell_log2);
         RBI_POINT(pages_reserved);
         if (status == RINGBUF_OK) {
-            if (rbi_ring_raise_reserved(&rb->ring, wanted) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
+            if (rbi_ring_raise_reserved(&rb->ring, lane, wanted) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
             RBI_POINT(reserved_published);
             return RINGBUF_OK;
         }

@@ -29,6 +29,8 @@ struct ringbuf {
     rbi_atomic32 spin_items_ns;
     rbi_atomic32 spin_space_ns;
     rbi_atomic64 next_recovery_ns; /* calls that find nothing to do look for the dead no earlier than this */
+    rbi_atomic64 stuck_at;         /* what a full ring was last found stuck at, if anything, */
+    rbi_atomic64 stuck_since_ns;   /* and since when */
     pthread_mutex_t recovery;      /* one thread at a time joins or recovers */
     pthread_mutex_t closing;
     rbi_fd fd;
@@ -69,8 +71,8 @@ ringbuf_status rbi_segment_unlink(ringbuf *rb);
 ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *options);
 ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *options);
 
-/** Give the first `cells` slots and cells pages, and say so. */
-ringbuf_status rbi_segment_reserve(ringbuf *rb, uint64_t cells);
+/** Give the first `cells` slots and cells of the lane pages, and say so. */
+ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells);
 
 /** Clean up after the dead, if no other thread of this handle is doing so. */
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered);

@@ -179,17 +179,22 @@ void rbi_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, which, F_UNLCK); }
 
 /* ---- memory ---- */
 
-ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes)
+static bool map_at(uint8_t *address, rbi_fd fd, uint64_t offset, uint64_t bytes)
 {
-    if (prefix_bytes > SIZE_MAX / 4 || mirror_bytes > SIZE_MAX / 4) return RINGBUF_E_NO_MEMORY;
-    size_t total = (size_t)(prefix_bytes + 2 * mirror_bytes);
+    return mmap(address, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
+}
+
+ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
+{
+    if (prefix_bytes > SIZE_MAX / 4 || mirror_bytes > SIZE_MAX / 8 / mirrors) return RINGBUF_E_NO_MEMORY;
+    size_t total = (size_t)(prefix_bytes + 2 * mirror_bytes * mirrors);
     /* Hold the whole range first, so that nobody else's mapping gets between the parts. */
     uint8_t *range = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) return from_errno(errno);
-    int access = PROT_READ | PROT_WRITE;
-    size_t once = (size_t)(prefix_bytes + mirror_bytes);
-    if (mmap(range, once, access, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ||
-        mmap(range + once, (size_t)mirror_bytes, access, MAP_SHARED | MAP_FIXED, fd, (off_t)prefix_bytes) == MAP_FAILED) {
+    bool mapped = map_at(range, fd, 0, prefix_bytes);
+    for (uint64_t i = 0; i < 2 * (uint64_t)mirrors; i++)
+        mapped = mapped && map_at(range + prefix_bytes + i * mirror_bytes, fd, prefix_bytes + i / 2 * mirror_bytes, mirror_bytes);
+    if (!mapped) {
         ringbuf_status status = from_errno(errno);
         munmap(range, total);
         return status;
@@ -198,9 +203,9 @@ ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t m
     return RINGBUF_OK;
 }
 
-void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes)
+void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
 {
-    munmap(base, (size_t)(prefix_bytes + 2 * mirror_bytes));
+    munmap(base, (size_t)(prefix_bytes + 2 * mirror_bytes * mirrors));
 }
 
 uint64_t rbi_page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
