@@ -4,8 +4,9 @@
  * announces itself, looks again, sleeps, and every LIVENESS_NS looks whether somebody died.
  *
  * How long to look before sleeping.  A sleep costs the sleeper a context switch and the one who wakes it 7-9 us, a look costs the
- * processor to somebody who may need it.  So each handle learns: what was found while looking doubles the time, a look in vain
- * halves it, down to next to nothing; with a single processor there is no looking at all.
+ * processor to somebody who may need it.  So each handle learns from every wait: one that was short, found while looking or not,
+ * doubles the time for the next look, one that was long quarters it, down to next to nothing; with a single processor there is no
+ * looking at all.
  *
  * Unfinished tasks: messages in the ring, plus those got, minus those marked done.  They are read in the order done, ring, got, against
  * the order in which a message moves (ring, got, done; a get counts itself before it releases the message): so a message whose put
@@ -22,6 +23,8 @@ enum {
     POLL_RECOVERY_NS = 10000000, /* calls that do not sleep look at most this often */
     SPIN_LEAST_NS = 500,
     SPIN_MOST_NS = 32000,
+    SPIN_WORTH_NS = 64000,       /* a wait of less than this would have been met by looking a little longer */
+    SPIN_PAUSES = 8,             /* between two looks, so as not to pull at the line that the other side is writing */
     SPIN_LOOKS = 8,              /* looks between two readings of the clock */
 };
 
@@ -52,27 +55,31 @@ struct waiting {
     bool (*more)(ringbuf *rb);                          /* whether another waiter may succeed as well; NULL: wakes go to all */
 };
 
-/** Look for a while.  Whether it paid decides how long the next look may last. */
-static bool spin(ringbuf *rb, const struct waiting *waiting, void *call, int64_t deadline_ns)
+/** Look for a while. */
+static bool spin(ringbuf *rb, const struct waiting *waiting, void *call, int64_t now_ns, int64_t deadline_ns)
 {
     static uint32_t processors; /* written by whoever comes first, always with the same value */
     if (processors == 0) processors = rbi_processors();
     if (processors == 1) return false;
     /* relaxed: a guess that several threads may adjust */
-    uint32_t budget_ns = rbi_load_relaxed32(waiting->spin_ns);
-    int64_t until_ns = rbi_monotonic_ns() + budget_ns;
+    int64_t until_ns = now_ns + rbi_load_relaxed32(waiting->spin_ns);
     if (until_ns > deadline_ns) until_ns = deadline_ns;
     do {
         for (int look = 0; look < SPIN_LOOKS; look++) {
-            if (waiting->may_succeed(rb, call)) {
-                rbi_store_relaxed32(waiting->spin_ns, budget_ns * 2 < SPIN_MOST_NS ? budget_ns * 2 : SPIN_MOST_NS);
-                return true;
-            }
-            rbi_pause();
+            if (waiting->may_succeed(rb, call)) return true;
+            for (int pause = 0; pause < SPIN_PAUSES; pause++) rbi_pause();
         }
     } while (rbi_monotonic_ns() < until_ns);
-    rbi_store_relaxed32(waiting->spin_ns, budget_ns / 2 > SPIN_LEAST_NS ? budget_ns / 2 : SPIN_LEAST_NS);
     return false;
+}
+
+/** Learn from a wait that took `waited_ns`, found while looking or after a sleep. */
+static void learn(const struct waiting *waiting, int64_t waited_ns)
+{
+    uint32_t spin_ns = rbi_load_relaxed32(waiting->spin_ns); /* relaxed: as above */
+    if (waited_ns < SPIN_WORTH_NS) spin_ns = spin_ns * 2 < SPIN_MOST_NS ? spin_ns * 2 : SPIN_MOST_NS;
+    else spin_ns = spin_ns / 4 > SPIN_LEAST_NS ? spin_ns / 4 : SPIN_LEAST_NS;
+    rbi_store_relaxed32(waiting->spin_ns, spin_ns);
 }
 
 /** Look for the dead if nobody in this process has lately.  Returns whether somebody was cleaned up after. */
@@ -107,9 +114,13 @@ static ringbuf_status wait_until(ringbuf *rb, const struct waiting *waiting, voi
 {
     int64_t now_ns = rbi_monotonic_ns();
     /* A poll, too, must not report full or empty for ever because of a dead one. */
-    if (recover_if_due(rb, now_ns, POLL_RECOVERY_NS) || (deadline_ns > now_ns && spin(rb, waiting, call, deadline_ns))) {
+    const int64_t start_ns = now_ns;
+    if (recover_if_due(rb, now_ns, POLL_RECOVERY_NS) || (deadline_ns > now_ns && spin(rb, waiting, call, now_ns, deadline_ns))) {
         ringbuf_status status = waiting->attempt(rb, call);
-        if (status != RINGBUF_E_TIMEOUT) return status;
+        if (status != RINGBUF_E_TIMEOUT) {
+            learn(waiting, 0);
+            return status;
+        }
     }
     bool slept = false;
     ringbuf_status status = RINGBUF_E_TIMEOUT;
@@ -119,6 +130,7 @@ static ringbuf_status wait_until(ringbuf *rb, const struct waiting *waiting, voi
         if (status == RINGBUF_E_TIMEOUT && recover_if_due(rb, rbi_monotonic_ns(), LIVENESS_NS / 2))
             status = waiting->attempt(rb, call);
     }
+    if (slept) learn(waiting, rbi_monotonic_ns() - start_ns);
     /* A wake that came to us may have been meant for several, or be wasted on us. */
     if (slept && waiting->more && waiting->more(rb)) rbi_event_pass_on(waiting->event);
     return status;
@@ -407,7 +419,7 @@ ringbuf_status ringbuf_join(ringbuf *rb, int64_t deadline_ns)
     if (status != RINGBUF_OK) return status;
     status = attempt_join(rb, NULL);
     if (status == RINGBUF_E_TIMEOUT) {
-        rbi_atomic32 no_spin = 0;
+        rbi_atomic32 no_spin = 0; /* nothing to look at; see nothing_to_see() */
         struct waiting waiting = {&rb->header->tasks, &no_spin, attempt_join, nothing_to_see, NULL};
         status = wait_until(rb, &waiting, NULL, deadline_ns);
     }

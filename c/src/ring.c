@@ -319,13 +319,13 @@ static void set_returned(struct rbi_ring *ring)
     RBI_POINT(hint_set);
 }
 
-/** Move `reclaim` over released records.  OK or CORRUPT. */
-static enum rbi_ring_outcome reclaim(struct rbi_ring *ring, struct rbi_lane *lane)
+/** Move `reclaim` over released records, about `most` cells of them.  OK or CORRUPT. */
+static enum rbi_ring_outcome reclaim(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t most)
 {
     uint64_t start = load_reclaim(ring, lane);
     uint64_t position = start;
     uint64_t passed = 0;
-    while (passed < cells_of_ring(ring) && has_pages(ring, lane, position)) {
+    while (passed < most && has_pages(ring, lane, position)) {
         uint64_t word = load_word(ring, lane, position); /* [E2 release] pairs with the store in rbi_ring_release(): the consumer's
                                                             reads are over before anybody writes these cells again. */
         if (!word_is_of(ring, word, position)) break;
@@ -411,7 +411,7 @@ static enum rbi_ring_outcome find_irregular(struct rbi_ring *ring, struct rbi_la
     uint64_t irregular = rbi_load_total64(&lane->cursors->irregular);
     *found = distance(ring, irregular, load_reclaim(ring, lane)) > 0;
     if (!*found) return RBI_RING_OK;
-    enum rbi_ring_outcome outcome = reclaim(ring, lane);
+    enum rbi_ring_outcome outcome = reclaim(ring, lane, cells_of_ring(ring));
     *found = distance(ring, irregular, load_reclaim(ring, lane)) > 0;
     return outcome;
 }
@@ -425,6 +425,8 @@ static uint32_t lanes_used(const struct rbi_ring *ring)
 
 /* ---- put ---- */
 
+enum { RECLAIM_CELLS = 64 };
+
 /** Whether `cells` cells from `position` on, and one more for an END, were free when this process last looked. */
 static inline bool was_reclaimed(const struct rbi_ring *ring, uint64_t position, uint64_t cells, uint64_t reclaimed_to)
 {
@@ -437,7 +439,8 @@ static enum rbi_ring_outcome make_room(struct rbi_ring *ring, struct rbi_lane *l
 {
     uint64_t reclaimed_to = load_reclaim(ring, lane);
     if (!was_reclaimed(ring, position, cells, reclaimed_to)) {
-        if (reclaim(ring, lane) != RBI_RING_OK) return RBI_RING_CORRUPT;
+        /* What this put needs and some more: a whole lap at once would be half a millisecond in which this producer does nothing. */
+        if (reclaim(ring, lane, cells + RECLAIM_CELLS) != RBI_RING_OK) return RBI_RING_CORRUPT;
         reclaimed_to = load_reclaim(ring, lane);
     }
     /* release: another thread of this process that finds room by this value needs our acquire of [E3], too. */
@@ -610,7 +613,7 @@ static enum rbi_ring_outcome take_record(struct rbi_ring *ring, struct rbi_recor
 static enum rbi_ring_outcome take_returned_in(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit,
                                               struct rbi_lane *lane, uint64_t hint)
 {
-    if (reclaim(ring, lane) != RBI_RING_OK) return RBI_RING_CORRUPT;
+    if (reclaim(ring, lane, cells_of_ring(ring)) != RBI_RING_OK) return RBI_RING_CORRUPT;
     uint64_t position = load_reclaim(ring, lane);
     uint64_t end = position_of(ring, rbi_load_total64(&lane->cursors->head));
     while (distance(ring, position, end) < 0) {
@@ -869,7 +872,7 @@ uint64_t rbi_ring_stuck_at(struct rbi_ring *ring)
 static bool is_quiet(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch)
 {
     if (epoch >= ring->lane_count && rbi_load_total64(&ring->order->get_epoch) <= epoch - ring->lane_count) return false;
-    if (reclaim(ring, lane) != RBI_RING_OK) return false;
+    if (reclaim(ring, lane, cells_of_ring(ring)) != RBI_RING_OK) return false;
     uint64_t tail = position_of(ring, rbi_load_total64(&lane->cursors->tail));
     if (load_reclaim(ring, lane) != tail) return false;
     uint64_t word = peek_word(ring, lane, tail);
@@ -938,7 +941,7 @@ uint64_t rbi_ring_used_bytes(struct rbi_ring *ring)
     uint64_t sum = 0;
     for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
         struct rbi_lane *lane = &ring->lanes[i];
-        reclaim(ring, lane);
+        reclaim(ring, lane, cells_of_ring(ring));
         int64_t cells = distance(ring, position_of(ring, rbi_load_total64(&lane->cursors->tail)), load_reclaim(ring, lane));
         if (cells > 0 && (uint64_t)cells <= cells_of_ring(ring)) sum += (uint64_t)cells << ring->cell_log2;
     }

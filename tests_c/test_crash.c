@@ -1,0 +1,753 @@
+/* test_crash.c — every operation, killed and stopped at every test point.
+ *
+ * A scenario is an operation of a child process on a queue in a certain state.  It is run once to see which points it passes, and how
+ * often; then once more for each of these places with SIGKILL there, and once more with SIGSTOP there and SIGCONT later.  After
+ * each, the survivor (this process, attached all the while) must make progress, and every message must be accounted for:
+ *   a message whose put returned is delivered exactly once, whole, in order;
+ *   one whose put did not return is delivered whole or not at all, and certainly if it had been published;
+ *   one that a child had taken but not released is delivered to the survivor, one that it had released is not;
+ *   a stopped child delays only what it is holding, and finishes its operation once it goes on.
+ * At the end every point of atomics.h must have been passed by some scenario. */
+#include <errno.h>
+#include <points.h>
+#include <ring.h>
+#include <ringbuf/ringbuf.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <dirent.h>
+#include <unistd.h>
+#include <unity.h>
+
+enum { MESSAGES = 512, OCCURRENCES = 3, ASSIST_AFTER_MS = 40 };
+static const int64_t patience_ns = 20000000000; /* a watchdog, not a measurement */
+
+enum how { COUNT, KILL, STOP };
+
+/** What parent and child tell each other. */
+struct shared {
+    volatile uint32_t passed[RBI_POINT_COUNT]; /* by the child, in this run */
+    volatile int armed;
+    volatile enum how how;
+    volatile enum rbi_point point;
+    volatile uint32_t occurrence;
+    volatile int prelude; /* a point at which the child stops once, for the parent to do something; -1: none */
+    volatile int prelude_done;
+    volatile int finished;
+    volatile ringbuf_status status;
+    volatile uint64_t got; /* id of the message in the child's hands, 0: none */
+    volatile uint8_t buffer[4096];
+};
+static struct shared *shared;
+static char directory[64];
+static uint32_t passed_ever[RBI_POINT_COUNT];
+
+/* ---- messages: an id, a size that follows from it, and a filling that is checked ---- */
+
+static size_t size_of_id(uint64_t id)
+{
+    static const size_t sizes[] = {16, 40, 48, 49, 128, 300, 700};
+    return sizes[id % 7];
+}
+
+static size_t fill(uint8_t *bytes, uint64_t id)
+{
+    size_t size = size_of_id(id);
+    memcpy(bytes, &id, sizeof id);
+    for (size_t i = sizeof id; i < size; i++) bytes[i] = (uint8_t)(id * 31 + i);
+    return size;
+}
+
+static uint64_t check(const volatile uint8_t *bytes, size_t size)
+{
+    uint64_t id;
+    memcpy(&id, (const void *)bytes, sizeof id);
+    TEST_ASSERT_EQUAL_UINT64(size_of_id(id), size);
+    for (size_t i = sizeof id; i < size; i++) TEST_ASSERT_EQUAL_UINT8((uint8_t)(id * 31 + i), bytes[i]);
+    return id;
+}
+
+/* ---- the queue under test ---- */
+
+static ringbuf *survivor;
+static uint64_t next_id;
+static unsigned taken_by_bystanders;
+static uint64_t void_id; /* of a put that never came to publish; 0: none */
+static uint64_t delivered[MESSAGES];
+static size_t deliveries;
+static pid_t bystanders[4];
+static int bystander_count;
+
+static ringbuf_options options(void)
+{
+    ringbuf_options made;
+    ringbuf_options_init(&made);
+    made.directory = directory;
+    made.capacity_bytes = 4096;
+    made.max_participants = 16;
+    return made;
+}
+
+static ringbuf_status put(ringbuf *rb, uint64_t id, int64_t deadline_ns)
+{
+    uint8_t bytes[1024];
+    size_t size = fill(bytes, id);
+    return ringbuf_put(rb, bytes, size, deadline_ns);
+}
+
+static void survivor_puts(void) { TEST_ASSERT_EQUAL_INT(RINGBUF_OK, put(survivor, next_id++, 0)); }
+
+static bool survivor_gets(int64_t deadline_ns)
+{
+    uint8_t bytes[1024];
+    size_t size;
+    ringbuf_status status = ringbuf_get(survivor, &size, bytes, sizeof bytes, deadline_ns);
+    if (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_SHUTDOWN) return false;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, status);
+    TEST_ASSERT_LESS_THAN(MESSAGES, deliveries);
+    delivered[deliveries++] = check(bytes, size);
+    return true;
+}
+
+/* ---- states ---- */
+
+static void leave_empty(void) {}
+
+static void fill_partly(void)
+{
+    for (int i = 0; i < 3; i++) survivor_puts();
+}
+
+static void fill_up(void)
+{
+    while (put(survivor, next_id, 0) == RINGBUF_OK) next_id++;
+    while (ringbuf_put(survivor, "padding", 0, 0) == RINGBUF_OK) {} /* not even an empty one fits now; not accounted for */
+}
+
+static void go_to_the_wrap(void)
+{
+    /* 32 cells: leave two before the end, so that any longer record wraps. */
+    uint8_t byte = 0;
+    size_t size;
+    for (int i = 0; i < 30; i++) {
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_put(survivor, &byte, 1, 0));
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_get(survivor, &size, &byte, 1, 0));
+    }
+    next_id = 5; /* 300 bytes, three cells */
+    survivor_puts();
+}
+
+/** A message that was taken and given back waits behind head. */
+static void return_one(void)
+{
+    fill_partly();
+    ringbuf_message message = {.buffer = NULL};
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_take(survivor, &message, 0));
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_nack(survivor, &message));
+}
+
+/* ---- the child ---- */
+
+static void hook(enum rbi_point point)
+{
+    if (!shared->armed) return;
+    if (shared->prelude == (int)point) {
+        shared->prelude = -1;
+        raise(SIGSTOP);
+    }
+    uint32_t times = shared->passed[point]++;
+    if (shared->how == COUNT || point != shared->point || times != shared->occurrence) return;
+    if (shared->how == KILL) kill(getpid(), SIGKILL);
+    else raise(SIGSTOP);
+}
+
+static ringbuf *attach(void)
+{
+    ringbuf *rb = NULL;
+    ringbuf_options how = options();
+    if (ringbuf_open(&rb, "q", &how) != RINGBUF_OK) _exit(3);
+    return rb;
+}
+
+static void operate_put(ringbuf *rb) { shared->status = put(rb, next_id, RINGBUF_FOREVER); }
+
+static void operate_put_shutdown(ringbuf *rb) { operate_put(rb); }
+
+static void operate_get(ringbuf *rb)
+{
+    size_t size;
+    shared->status = ringbuf_get(rb, &size, (void *)(uintptr_t)shared->buffer, sizeof shared->buffer, RINGBUF_FOREVER);
+    if (shared->status == RINGBUF_OK) memcpy((void *)(uintptr_t)&shared->got, (void *)(uintptr_t)shared->buffer, 8);
+}
+
+static void operate_poll(ringbuf *rb)
+{
+    size_t size;
+    shared->status = ringbuf_get(rb, &size, (void *)(uintptr_t)shared->buffer, sizeof shared->buffer, 0);
+}
+
+static void operate_take_and_ack(ringbuf *rb)
+{
+    ringbuf_message message = {.buffer = (void *)(uintptr_t)shared->buffer, .capacity = sizeof shared->buffer};
+    shared->status = ringbuf_take(rb, &message, RINGBUF_FOREVER);
+    if (shared->status != RINGBUF_OK) return;
+    memcpy((void *)(uintptr_t)&shared->got, message.data, 8);
+    shared->status = ringbuf_ack(rb, &message);
+}
+
+static void operate_take_and_nack(ringbuf *rb)
+{
+    ringbuf_message message = {.buffer = NULL};
+    shared->status = ringbuf_take(rb, &message, RINGBUF_FOREVER);
+    if (shared->status == RINGBUF_OK) shared->status = ringbuf_nack(rb, &message);
+}
+
+static void operate_take_and_close(ringbuf *rb)
+{
+    ringbuf_message message = {.buffer = NULL};
+    shared->status = ringbuf_take(rb, &message, 0);
+    ringbuf_close(rb);
+}
+
+static void operate_close(ringbuf *rb)
+{
+    ringbuf_close(rb);
+    shared->status = RINGBUF_OK;
+}
+
+static void operate_unlink(ringbuf *rb) { shared->status = ringbuf_unlink(rb); }
+
+static void operate_recover(ringbuf *rb)
+{
+    uint64_t recovered;
+    shared->status = ringbuf_recover(rb, &recovered);
+}
+
+static void operate_attach(ringbuf *rb)
+{
+    (void)rb;
+    ringbuf_options how = options();
+    ringbuf *attached = NULL;
+    shared->status = ringbuf_open(&attached, "q", &how);
+    ringbuf_free(attached);
+}
+
+static void operate_create(ringbuf *rb)
+{
+    (void)rb;
+    ringbuf_options how = options();
+    ringbuf *created = NULL;
+    shared->status = ringbuf_create(&created, "q", &how);
+    ringbuf_free(created);
+}
+
+static void operate_shutdown(ringbuf *rb) { shared->status = ringbuf_shutdown(rb, 0); }
+
+static void operate_task_done(ringbuf *rb) { shared->status = ringbuf_task_done(rb); }
+
+/* ---- scenarios ---- */
+
+enum role { PUTS = 1, GETS = 2, TAKES = 4, ENDS = 8 /* the queue is shut down or gone afterwards */, ALONE = 16 };
+
+struct scenario {
+    const char *name;
+    void (*arrange)(void);
+    void (*operate)(ringbuf *rb);
+    unsigned role;
+    int prelude;              /* the point at which the child stops for ... */
+    void (*at_prelude)(void); /* ... this */
+    void (*assist)(void);     /* done when the child neither ends nor dies: it is waiting for us */
+};
+
+static void wait_for_stop(pid_t child)
+{
+    int state;
+    TEST_ASSERT_EQUAL_INT(child, waitpid(child, &state, WUNTRACED));
+    TEST_ASSERT_TRUE_MESSAGE(WIFSTOPPED(state), "the bystander ended instead of stopping");
+}
+
+/** A process that ends up at a point, dead or stopped, with what it then holds. */
+static void add_bystander(void (*operate)(ringbuf *), enum rbi_point point, enum how how)
+{
+    taken_by_bystanders += point == RBI_POINT_taken;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        rbi_point_hook = hook;
+        ringbuf *rb = attach();
+        memset((void *)(uintptr_t)shared->passed, 0, sizeof shared->passed);
+        shared->how = how;
+        shared->point = point;
+        shared->occurrence = 0;
+        shared->prelude = -1;
+        shared->armed = 1;
+        operate(rb);
+        _exit(4);
+    }
+    int state;
+    if (how == KILL) {
+        TEST_ASSERT_EQUAL_INT(child, waitpid(child, &state, 0));
+        TEST_ASSERT_TRUE(WIFSIGNALED(state));
+    } else {
+        wait_for_stop(child);
+        bystanders[bystander_count++] = child;
+    }
+    shared->armed = 0;
+}
+
+static void leave_a_dead_taker_and_a_dead_claimer(void)
+{
+    fill_partly();
+    add_bystander(operate_take_and_nack, RBI_POINT_taken, KILL);
+    void_id = next_id;
+    add_bystander(operate_put, RBI_POINT_claimed, KILL);
+    next_id++;
+    survivor_puts();
+}
+
+static void leave_a_stopped_claimer(void)
+{
+    void_id = next_id;
+    add_bystander(operate_put, RBI_POINT_claimed, STOP); /* it is killed in the end */
+    next_id++;
+    survivor_puts();
+}
+
+static void get_one(void);
+static void end_bystanders(void);
+static void drain(void);
+
+/** The ring is full of one record that its taker holds, stopped, and of free room behind it. */
+static void be_stuck(void)
+{
+    fill_up();
+    add_bystander(operate_take_and_nack, RBI_POINT_taken, STOP);
+    get_one();
+}
+
+/** Puts have gone round the stuck record into another lane; consumers have not followed yet. */
+static void go_round(void)
+{
+    be_stuck();
+    while (put(survivor, next_id, 0) == RINGBUF_OK) next_id++; /* what was kept free for others */
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, put(survivor, next_id++, ringbuf_now_ns() + patience_ns));
+}
+
+static void go_round_and_empty_the_first_lane(void)
+{
+    uint64_t items;
+    go_round(); /* the last one put is alone in the second lane */
+    while (ringbuf_size(survivor, &items) == RINGBUF_OK && items > 1) {
+        uint8_t bytes[1024];
+        size_t size;
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_get(survivor, &size, bytes, sizeof bytes, 0));
+        if (size >= 8) delivered[deliveries++] = check(bytes, size);
+    }
+}
+
+static void go_round_and_drain(void)
+{
+    uint64_t recovered;
+    go_round();
+    end_bystanders();
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_recover(survivor, &recovered));
+    drain();
+}
+
+static void go_round_three_times_and_be_stuck(void)
+{
+    for (int i = 0; i < 3; i++) go_round_and_drain();
+    be_stuck();
+    while (put(survivor, next_id, 0) == RINGBUF_OK) next_id++;
+}
+
+static void go_past_the_claim(void)
+{
+    uint64_t late = next_id++;
+    survivor_puts(); /* behind it */
+    TEST_ASSERT_TRUE(survivor_gets(0)); /* so the claim is skipped */
+    next_id = late;
+}
+
+static void shut_down(void) { TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_shutdown(survivor, 0)); }
+
+static void put_one(void)
+{
+    survivor_puts();
+}
+
+static void get_one(void)
+{
+    uint8_t bytes[1024];
+    size_t size;
+    /* Until there is room for a message of any size. */
+    for (int i = 0; i < 8; i++)
+        if (ringbuf_get(survivor, &size, bytes, sizeof bytes, 0) == RINGBUF_OK && size >= 8)
+            delivered[deliveries++] = check(bytes, size);
+}
+
+static void get_one_task(void)
+{
+    fill_partly();
+    TEST_ASSERT_TRUE(survivor_gets(0));
+}
+
+static void leave_alone(void)
+{
+    ringbuf_close(survivor); /* the child is the last one */
+}
+
+static void be_nobody(void)
+{
+    ringbuf_free(survivor);
+    survivor = NULL;
+}
+
+static void return_one_and_get_it(void)
+{
+    return_one();
+    TEST_ASSERT_TRUE(survivor_gets(0));
+}
+
+static void leave_an_empty_queue_of_the_dead(void)
+{
+    add_bystander(operate_put, RBI_POINT_put_began, KILL);
+    /* The survivor goes as if it had died, too: its entry stays. */
+    pid_t keeper = fork();
+    if (keeper == 0) {
+        attach();
+        kill(getpid(), SIGKILL);
+    }
+    waitpid(keeper, NULL, 0);
+    add_bystander(operate_put, RBI_POINT_put_began, STOP); /* holds it while we leave */
+    ringbuf_free(survivor);
+    survivor = NULL;
+    kill(bystanders[--bystander_count], SIGKILL);
+    waitpid(bystanders[bystander_count], NULL, 0);
+}
+
+#define STATES(name, operate, role, ...)                                                                                   \
+    {name " empty", leave_empty, operate, role, -1, NULL, ##__VA_ARGS__}, {name " partly full", fill_partly, operate, role, -1, NULL, NULL}, \
+    {name " full", fill_up, operate, role, -1, NULL, get_one}, {name " at the wrap", go_to_the_wrap, operate, role, -1, NULL, NULL}
+
+static const struct scenario scenarios[] = {
+    STATES("put", operate_put, PUTS, NULL),
+    STATES("get", operate_get, GETS, put_one),
+    STATES("take and ack", operate_take_and_ack, GETS, put_one),
+    STATES("take and nack", operate_take_and_nack, TAKES, put_one),
+    STATES("take and close", operate_take_and_close, TAKES, NULL),
+    STATES("poll", operate_poll, GETS, NULL),
+    STATES("attach and leave", operate_attach, 0, NULL),
+    STATES("create what is there, and leave", operate_create, 0, NULL),
+    STATES("close", operate_close, 0, NULL),
+    STATES("unlink", operate_unlink, ENDS, NULL),
+    {"put late", leave_empty, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
+    {"put into a shutdown", leave_empty, operate_put_shutdown, ENDS, RBI_POINT_claimed, shut_down, NULL},
+    {"get a returned message", return_one, operate_get, GETS, -1, NULL, NULL},
+    {"get after the returned ones are gone", return_one_and_get_it, operate_get, GETS, -1, NULL, NULL},
+    {"put round a stopped consumer", be_stuck, operate_put, PUTS, -1, NULL, NULL},
+    {"get before the lane has changed", go_round, operate_get, GETS, -1, NULL, NULL},
+    {"get from the next lane", go_round_and_empty_the_first_lane, operate_get, GETS, -1, NULL, NULL},
+    {"get after the lane has changed", go_round_and_drain, operate_get, GETS, -1, NULL, put_one},
+    {"put into a lane used before", go_round_three_times_and_be_stuck, operate_put, PUTS, -1, NULL, NULL},
+    {"get past a stopped producer", leave_a_stopped_claimer, operate_get, GETS, -1, NULL, NULL},
+    {"get after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_get, GETS, -1, NULL, NULL},
+    {"recover after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_recover, 0, -1, NULL, NULL},
+    {"attach after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_attach, 0, -1, NULL, NULL},
+    {"put after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_put, PUTS, -1, NULL, NULL},
+    {"shutdown", fill_partly, operate_shutdown, ENDS, -1, NULL, NULL},
+    {"task done", get_one_task, operate_task_done, 0, -1, NULL, NULL},
+    {"create the first", be_nobody, operate_create, ALONE, -1, NULL, NULL},
+    {"create after the dead", leave_an_empty_queue_of_the_dead, operate_create, ALONE, -1, NULL, NULL},
+    {"close as the last", leave_alone, operate_close, ALONE, -1, NULL, NULL},
+    {"unlink as the last", leave_alone, operate_unlink, ALONE, -1, NULL, NULL},
+};
+
+/* ---- running one ---- */
+
+static int files_left(void)
+{
+    int count = 0;
+    DIR *stream = opendir(directory);
+    for (struct dirent *entry; (entry = readdir(stream));) count += entry->d_name[0] != '.';
+    closedir(stream);
+    return count;
+}
+
+/** Start the child; returns with its wait status once it has ended, died or stopped where it should. */
+static pid_t run_child(const struct scenario *scenario, enum how how, enum rbi_point point, uint32_t occurrence, int *state)
+{
+    int to_child[2], from_child[2];
+    char byte = 0;
+    TEST_ASSERT_EQUAL_INT(0, pipe(to_child));
+    TEST_ASSERT_EQUAL_INT(0, pipe(from_child));
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        rbi_point_hook = hook;
+        bool attaches = scenario->operate == operate_attach || scenario->operate == operate_create;
+        ringbuf *rb = attaches ? NULL : attach();
+        if (write(from_child[1], &byte, 1) != 1 || read(to_child[0], &byte, 1) != 1) _exit(5);
+        shared->armed = 1;
+        scenario->operate(rb);
+        shared->finished = 1;
+        ringbuf_free(rb);
+        shared->armed = 0;
+        _exit(0);
+    }
+    if (scenario->role & ALONE && survivor) {
+        TEST_ASSERT_EQUAL_INT(1, read(from_child[0], &byte, 1)); /* it is attached: now we may leave */
+        leave_alone();
+    } else {
+        TEST_ASSERT_EQUAL_INT(1, read(from_child[0], &byte, 1));
+    }
+    memset((void *)(uintptr_t)shared->passed, 0, sizeof shared->passed);
+    shared->how = how;
+    shared->point = point;
+    shared->occurrence = occurrence;
+    shared->prelude = scenario->prelude;
+    shared->finished = 0;
+    shared->prelude_done = 0;
+    shared->status = -1;
+    shared->got = 0;
+    TEST_ASSERT_EQUAL_INT(1, write(to_child[1], &byte, 1));
+    close(to_child[0]), close(to_child[1]), close(from_child[0]), close(from_child[1]);
+    if (scenario->prelude >= 0) {
+        TEST_ASSERT_EQUAL_INT(child, waitpid(child, state, WUNTRACED));
+        if (WIFSIGNALED(*state) || shared->prelude >= 0) return child; /* it came to its end, or its stop, before the prelude */
+        scenario->at_prelude();
+        kill(child, SIGCONT);
+        shared->prelude_done = 1;
+    }
+    for (int waited_ms = 0; waitpid(child, state, WNOHANG | WUNTRACED) == 0; waited_ms++) {
+        if (waited_ms == ASSIST_AFTER_MS && scenario->assist) scenario->assist();
+        TEST_ASSERT_LESS_THAN_MESSAGE(20000, waited_ms, "the child hangs");
+        usleep(1000);
+    }
+    return child;
+}
+
+/** The survivor goes on: gets what there is, puts one more, gets that one. */
+static void survivor_makes_progress(void)
+{
+    const uint64_t last = MESSAGES - 1;
+    int64_t deadline_ns = ringbuf_now_ns() + patience_ns;
+    for (;;) {
+        ringbuf_status status = put(survivor, last, 0);
+        if (status == RINGBUF_OK) break;
+        TEST_ASSERT_EQUAL_INT(RINGBUF_E_TIMEOUT, status);
+        TEST_ASSERT_TRUE_MESSAGE(ringbuf_now_ns() < deadline_ns, "the survivor cannot put");
+        uint8_t bytes[1024];
+        size_t size;
+        if (ringbuf_get(survivor, &size, bytes, sizeof bytes, 0) == RINGBUF_OK && size >= 8)
+            delivered[deliveries++] = check(bytes, size);
+    }
+    for (;;) {
+        uint8_t bytes[1024];
+        size_t size;
+        TEST_ASSERT_EQUAL_INT_MESSAGE(RINGBUF_OK, ringbuf_get(survivor, &size, bytes, sizeof bytes, deadline_ns),
+                                      "the survivor cannot get");
+        if (size < 8) continue; /* padding */
+        uint64_t id = check(bytes, size);
+        if (id == last) return;
+        TEST_ASSERT_LESS_THAN(MESSAGES, deliveries);
+        delivered[deliveries++] = id;
+    }
+}
+
+static void drain(void)
+{
+    uint8_t bytes[1024];
+    size_t size;
+    for (;;) {
+        ringbuf_status status = ringbuf_get(survivor, &size, bytes, sizeof bytes, 0);
+        if (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_SHUTDOWN) return;
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, status);
+        if (size < 8) continue;
+        TEST_ASSERT_LESS_THAN(MESSAGES, deliveries);
+        delivered[deliveries++] = check(bytes, size);
+    }
+}
+
+static unsigned times_delivered(uint64_t id)
+{
+    unsigned times = 0;
+    for (size_t i = 0; i < deliveries; i++) times += delivered[i] == id;
+    return times;
+}
+
+/** Every message: put by the survivor (first_id to next_id) or by the child (next_id). */
+static void account(const struct scenario *scenario, uint64_t first_id, bool claimer_stopped)
+{
+    bool released = shared->passed[RBI_POINT_released];
+    uint64_t childs = 0;
+    memcpy(&childs, (void *)(uintptr_t)shared->buffer, 8);
+    for (uint64_t id = first_id; id < next_id; id++) {
+        if (id == void_id) {
+            TEST_ASSERT_EQUAL_UINT_MESSAGE(0, times_delivered(id), "a message that was never published");
+            continue;
+        }
+        unsigned expected = scenario->role & GETS && released && childs == id ? 0 : 1;
+        TEST_ASSERT_EQUAL_UINT_MESSAGE(expected, times_delivered(id), "a message of the survivor");
+    }
+    if (scenario->role & PUTS) {
+        bool must = shared->passed[RBI_POINT_published] || shared->passed[RBI_POINT_published_late];
+        if (shared->finished) {
+            TEST_ASSERT_TRUE(must);
+        }
+        TEST_ASSERT_EQUAL_UINT_MESSAGE(must, times_delivered(next_id), "the child's message");
+    }
+    /* In order: only a late publication, or the messages that were in the hands of a child, may come after younger ones. */
+    if (scenario->at_prelude || claimer_stopped || shared->how == STOP) return;
+    unsigned in_hands = taken_by_bystanders + (scenario->role & (GETS | TAKES) ? 1 : 0);
+    uint64_t last = 0;
+    for (size_t i = 0; i < deliveries; i++) {
+        if (delivered[i] > last) {
+            last = delivered[i];
+        } else {
+            TEST_ASSERT_NOT_EQUAL_MESSAGE(0, in_hands, "out of order");
+            in_hands--;
+        }
+    }
+}
+
+static void end_bystanders(void)
+{
+    while (bystander_count) {
+        kill(bystanders[--bystander_count], SIGKILL);
+        waitpid(bystanders[bystander_count], NULL, 0);
+    }
+}
+
+static void run(const struct scenario *scenario, enum how how, enum rbi_point point, uint32_t occurrence)
+{
+    char label[128];
+    snprintf(label, sizeof label, "%s, %s at %s #%u", scenario->name, how == KILL ? "killed" : how == STOP ? "stopped" : "whole",
+             rbi_point_name(point), occurrence);
+    Unity.CurrentDetail1 = label;
+
+    ringbuf_options with = options();
+    memset(shared, 0, sizeof *shared);
+    deliveries = 0;
+    next_id = 1;
+    void_id = 0;
+    taken_by_bystanders = 0;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_create(&survivor, "q", &with));
+    if (scenario->arrange != leave_alone) scenario->arrange();
+    memset((void *)(uintptr_t)shared->buffer, 0, sizeof shared->buffer);
+    uint64_t first_id = scenario->arrange == go_to_the_wrap ? 5 : 1;
+    bool claimer_stopped = scenario->arrange == leave_a_stopped_claimer;
+
+    int state = 0;
+    pid_t child = run_child(scenario, how, point, occurrence, &state);
+    /* A prelude message lies behind the child's. */
+    uint64_t behind = scenario->at_prelude == go_past_the_claim && shared->prelude_done ? next_id + 1 : 0;
+
+    if (how == COUNT) {
+        TEST_ASSERT_TRUE_MESSAGE(WIFEXITED(state) && WEXITSTATUS(state) == 0, "the operation failed unhurt");
+        TEST_ASSERT_TRUE(shared->finished);
+        for (int i = 0; i < RBI_POINT_COUNT; i++) passed_ever[i] += shared->passed[i];
+    } else if (how == KILL) {
+        TEST_ASSERT_TRUE_MESSAGE(WIFSIGNALED(state) && WTERMSIG(state) == SIGKILL, "the child did not come to the point");
+    } else {
+        TEST_ASSERT_TRUE_MESSAGE(WIFSTOPPED(state), "the child did not come to the point");
+    }
+
+    if (scenario->role & ALONE) {
+        if (how == STOP) {
+            kill(child, SIGCONT);
+            TEST_ASSERT_EQUAL_INT(child, waitpid(child, &state, 0));
+            TEST_ASSERT_TRUE(WIFEXITED(state));
+        }
+        ringbuf_free(survivor);
+        /* The next one to come finds no queue, or none that is in the way. */
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_create(&survivor, "q", &with));
+        survivor_makes_progress();
+    } else if (!(scenario->role & ENDS)) {
+        survivor_makes_progress();
+    }
+    if (how == STOP && !(scenario->role & ALONE)) {
+        kill(child, SIGCONT);
+        /* Its wait may have been for what the survivor has taken away meanwhile. */
+        for (int waited_ms = 0; waitpid(child, &state, WNOHANG) == 0; waited_ms++) {
+            if (scenario->prelude >= 0 && waited_ms % 50 == 49) kill(child, SIGCONT); /* it may have come to its prelude only now */
+            if (waited_ms % 200 == 100 && scenario->role & (GETS | TAKES)) survivor_puts();
+            TEST_ASSERT_LESS_THAN_MESSAGE(20000, waited_ms, "the child hangs after it went on");
+            usleep(1000);
+        }
+        TEST_ASSERT_TRUE_MESSAGE(WIFEXITED(state) && WEXITSTATUS(state) == 0 && shared->finished, "the child did not finish");
+    }
+    end_bystanders();
+    uint64_t recovered;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_recover(survivor, &recovered));
+    drain();
+    if (behind) TEST_ASSERT_EQUAL_UINT(1, times_delivered(behind));
+    account(scenario, first_id, claimer_stopped);
+    uint64_t items = 99;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_size(survivor, &items));
+    TEST_ASSERT_EQUAL_UINT64(0, items);
+    ringbuf_stats stats;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_get_stats(survivor, &stats));
+    TEST_ASSERT_EQUAL_UINT64(1, stats.participants);
+    ringbuf_free(survivor);
+    survivor = NULL;
+    TEST_ASSERT_EQUAL_INT_MESSAGE(0, files_left(), "something is left in the directory");
+    Unity.CurrentDetail1 = NULL;
+}
+
+static void run_everywhere(enum how how)
+{
+    unsigned cases = 0;
+    for (size_t s = 0; s < sizeof scenarios / sizeof *scenarios; s++) {
+        const struct scenario *scenario = &scenarios[s];
+        run(scenario, COUNT, RBI_POINT_put_began, 0);
+        uint32_t passed[RBI_POINT_COUNT];
+        memcpy(passed, (void *)(uintptr_t)shared->passed, sizeof passed);
+        for (int point = 0; point < RBI_POINT_COUNT; point++)
+            for (uint32_t occurrence = 0; occurrence < passed[point] && occurrence < OCCURRENCES; occurrence++, cases++)
+                run(scenario, how, (enum rbi_point)point, occurrence);
+    }
+    printf("%u cases of %s\n", cases, how == KILL ? "SIGKILL" : "SIGSTOP");
+}
+
+static void test_a_death_at_any_point_of_any_operation_harms_nobody(void) { run_everywhere(KILL); }
+
+static void test_a_stop_at_any_point_of_any_operation_delays_nobody_and_loses_nothing(void) { run_everywhere(STOP); }
+
+static void test_every_point_was_passed_by_some_operation(void)
+{
+    for (int point = 0; point < RBI_POINT_COUNT; point++)
+        TEST_ASSERT_NOT_EQUAL_MESSAGE(0, passed_ever[point], rbi_point_name((enum rbi_point)point));
+}
+
+void setUp(void) {}
+
+void tearDown(void)
+{
+    end_bystanders();
+    ringbuf_free(survivor);
+    survivor = NULL;
+}
+
+int main(void)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    snprintf(directory, sizeof directory, "/dev/shm/ringbuf-crash-%d", (int)getpid());
+    if (mkdir(directory, 0700) != 0) return 1;
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) return 1;
+    UNITY_BEGIN();
+    RUN_TEST(test_a_death_at_any_point_of_any_operation_harms_nobody);
+    RUN_TEST(test_a_stop_at_any_point_of_any_operation_delays_nobody_and_loses_nothing);
+    RUN_TEST(test_every_point_was_passed_by_some_operation);
+    int failures = UNITY_END();
+    if (rmdir(directory) != 0) {
+        printf("left in %s: FAIL\n", directory);
+        failures++;
+    }
+    return failures;
+}
