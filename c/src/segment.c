@@ -711,14 +711,15 @@ ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
     const uint64_t all = UINT64_C(1) << rb->stamp.cells_log2;
     const uint64_t unit = 64; /* slots in a page of 4 KiB, and whole pages of cells */
     const uint64_t largest_step = (UINT64_C(1) << 20) >> (rb->stamp.cell_log2 < 20 ? rb->stamp.cell_log2 : 20);
+    const uint64_t least = round_up(cells, unit) < all ? round_up(cells, unit) : all;
     uint64_t slots_offset = rb->stamp.slots_offset + lane * slots_bytes_of(&rb->stamp);
     uint64_t data_offset = rb->stamp.data_offset + lane * rb->mirror_bytes;
     uint64_t reserved = rbi_load_acquire64(&rb->header->lanes[lane].reserved_cells);
     if (reserved > all) return RINGBUF_E_CORRUPT;
     uint64_t step = reserved < largest_step ? reserved : largest_step;
-    uint64_t wanted = reserved + step > cells ? reserved + step : cells;
+    uint64_t wanted = round_up(reserved + step, unit) < all ? round_up(reserved + step, unit) : all;
+    if (wanted < least) wanted = least;
     for (;;) {
-        wanted = round_up(wanted, unit) < all ? round_up(wanted, unit) : all;
         ringbuf_status status = rbi_file_reserve(rb->fd, slots_offset, wanted * sizeof(struct rbi_slot));
         if (status == RINGBUF_OK) status = rbi_file_reserve(rb->fd, data_offset, wanted << rb->stamp.cell_log2);
         RBI_POINT(pages_reserved);
@@ -727,8 +728,8 @@ ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
             RBI_POINT(reserved_published);
             return RINGBUF_OK;
         }
-        if (status != RINGBUF_E_NO_SPACE || wanted <= cells) return status;
-        wanted = cells; /* the file system is nearly full: then just what is needed */
+        if (status != RINGBUF_E_NO_SPACE || wanted == least) return status;
+        wanted = least; /* the file system is nearly full: then just what is needed */
     }
 }
 
