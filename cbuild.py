@@ -22,6 +22,9 @@ def cdef() -> str:
 
 
 ffibuilder = FFI()
-ffibuilder.cdef(cdef())
+# Beside the interface, the one call that adds the hot path (python/port.c) to the module.
+ffibuilder.cdef(cdef() + "int sage_install_port(void);")
 # RINGBUF_API blank: the module exports its init function only.
-ffibuilder.set_source("sage_queue._ringbuf", "#define RINGBUF_API\n#include <ringbuf/ringbuf.h>\n")
+ffibuilder.set_source(
+    "sage_queue._ringbuf", "#define RINGBUF_API\n#include <ringbuf/ringbuf.h>\nint sage_install_port(void);\n"
+)

@@ -112,7 +112,7 @@ static inline void rbi_pause(void)
     /* close, unlink */                                                                                                   \
     X(close_began) X(entry_freed) X(entry_unlocked) X(presence_left) X(alone) X(name_locked) X(name_checked) X(unlinked)  \
     /* shutdown, task_done */                                                                                             \
-    X(shutdown_set) X(shutdown_woke) X(done_counted) X(done_noted)
+    X(shutdown_set) X(shutdown_woke) X(done_counted)
 
 enum rbi_point {
 #define RBI_POINT_ENUM(name) RBI_POINT_##name,

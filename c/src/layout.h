@@ -124,9 +124,8 @@ struct rbi_header {
     struct rbi_event tasks;        /* joiners sleep here */
     rbi_atomic32 shutdown;         /* 0 open, 1 draining, 2 shut down at once; only grows */
     rbi_atomic32 participants_high;/* entries [0, here) may be in use; only grows */
-    rbi_atomic64 tasks_done;
     rbi_atomic64 recoveries;
-    uint64_t zero_shared[13];
+    uint64_t zero_shared[14];
     uint8_t zero_page[2048 - 5 * 128];
     struct rbi_cursors lanes[RBI_LANES];
     uint8_t zero_end[4096 - RBI_LANES * sizeof(struct rbi_cursors)];

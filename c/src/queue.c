@@ -58,8 +58,9 @@ struct waiting {
 /** Look for a while. */
 static bool spin(ringbuf *rb, const struct waiting *waiting, void *call, int64_t now_ns, int64_t deadline_ns)
 {
-    static uint32_t processors; /* written by whoever comes first, always with the same value */
-    if (processors == 0) processors = rbi_processors();
+    static rbi_atomic32 known; /* relaxed: whoever comes first writes it, and all would write the same */
+    uint32_t processors = rbi_load_relaxed32(&known);
+    if (processors == 0) rbi_store_relaxed32(&known, processors = rbi_processors());
     if (processors == 1) return false;
     /* relaxed: a guess that several threads may adjust */
     int64_t until_ns = now_ns + rbi_load_relaxed32(waiting->spin_ns);
@@ -99,7 +100,7 @@ static ringbuf_status sleep_once(ringbuf *rb, const struct waiting *waiting, voi
     uint32_t key = rbi_event_announce(waiting->event);
     ringbuf_status status = waiting->attempt(rb, call);
     if (status != RINGBUF_E_TIMEOUT) return status;
-    if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED;
+    if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED; /* [T5], announced before */
     rbi_own_add64(&rbi_registry_me(&rb->registry)->sleeps, 1);
     int64_t look_ns = now_ns + (rbi_load_relaxed64(&rb->stuck_at) ? STUCK_NS : LIVENESS_NS);
     ringbuf_status slept = rbi_event_sleep(waiting->event, key, deadline_ns < look_ns ? deadline_ns : look_ns);
@@ -130,9 +131,11 @@ static ringbuf_status wait_until(ringbuf *rb, const struct waiting *waiting, voi
         if (status == RINGBUF_E_TIMEOUT && recover_if_due(rb, rbi_monotonic_ns(), LIVENESS_NS / 2))
             status = waiting->attempt(rb, call);
     }
-    if (slept) learn(waiting, rbi_monotonic_ns() - start_ns);
-    /* A wake that came to us may have been meant for several, or be wasted on us. */
-    if (slept && waiting->more && waiting->more(rb)) rbi_event_pass_on(waiting->event);
+    if (slept) {
+        learn(waiting, rbi_monotonic_ns() - start_ns);
+        if (waiting->more) rbi_event_leave(waiting->event);
+        if (waiting->more && waiting->more(rb)) rbi_event_pass_on(waiting->event);
+    }
     return status;
 }
 
@@ -144,10 +147,10 @@ struct put_call {
 };
 
 /** The ring is full.  If that is for a while now because of one who is stopped in the middle of something, go round him. */
-static bool went_round_the_stuck(ringbuf *rb)
+static bool went_round_the_stuck(ringbuf *rb, uint64_t size)
 {
     /* relaxed: several threads may note different things; then it takes longer */
-    uint64_t at = rbi_ring_stuck_at(&rb->ring);
+    uint64_t at = rbi_ring_stuck_at(&rb->ring, size);
     uint64_t now_ns = (uint64_t)rbi_monotonic_ns();
     if (at == 0 || at != rbi_load_relaxed64(&rb->stuck_at)) {
         rbi_store_relaxed64(&rb->stuck_at, at);
@@ -170,7 +173,7 @@ static ringbuf_status attempt_put(ringbuf *rb, void *context)
         if (status != RINGBUF_OK) return status;
     }
     if (outcome == RBI_RING_FULL && shutdown_of(rb)) return RINGBUF_E_SHUTDOWN;
-    if (outcome == RBI_RING_FULL && went_round_the_stuck(rb)) return attempt_put(rb, context);
+    if (outcome == RBI_RING_FULL && went_round_the_stuck(rb, call->size)) return attempt_put(rb, context);
     if (outcome != RBI_RING_OK) return status_of(outcome);
     /* [T3 shutdown] claim, then look at the flag; against "set the flag, then look at the ring": either we see the flag, or whoever
      * drains the queue sees our claim and waits for it. */
@@ -310,6 +313,18 @@ static ringbuf_status enter_with_taken(ringbuf *rb, struct rbi_record *record, c
     return RINGBUF_E_INVALID;
 }
 
+ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *buffer)
+{
+    struct rbi_record record;
+    if (!buffer && message && message->size) return RINGBUF_E_INVALID;
+    ringbuf_status status = enter_with_taken(rb, &record, message);
+    if (status != RINGBUF_OK) return status;
+    if (record.size != message->size) status = RINGBUF_E_CORRUPT;
+    else if (record.size) memcpy(buffer, record.payload, message->size);
+    rbi_handle_leave(rb);
+    return status;
+}
+
 ringbuf_status ringbuf_ack(ringbuf *rb, const ringbuf_message *message)
 {
     struct rbi_record record;
@@ -359,7 +374,7 @@ ringbuf_status ringbuf_shutdown(ringbuf *rb, int immediate)
 static ringbuf_status unfinished_tasks(ringbuf *rb, int64_t *tasks)
 {
     const uint32_t not_done = 1u << RBI_KIND_READY | 1u << RBI_KIND_TAKEN | 1u << RBI_KIND_RETURNED;
-    uint64_t done = rbi_load_total64(&rb->header->tasks_done); /* [E6 done] pairs with the CAS in mark_done() */
+    uint64_t done = rbi_registry_done(&rb->registry); /* [T4 tasks] done, ring, got: in this order */
     uint64_t waiting = 0;
     if (shutdown_of(rb) != 2 && rbi_ring_census(&rb->ring, &waiting, not_done) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
     *tasks = (int64_t)(waiting + rbi_registry_gets_owed(&rb->registry) - done);
@@ -368,20 +383,20 @@ static ringbuf_status unfinished_tasks(ringbuf *rb, int64_t *tasks)
 
 static ringbuf_status mark_done(ringbuf *rb)
 {
+    rbi_atomic64 *mine = &rbi_registry_me(&rb->registry)->done;
     for (;;) {
-        uint64_t done = rbi_load_total64(&rb->header->tasks_done);
-        if ((int64_t)(rbi_registry_gets_owed(&rb->registry) - done) <= 0) { /* usually enough; else ask the ring, too */
-            int64_t tasks = 0;
+        uint64_t done = rbi_load_total64(mine);
+        int64_t tasks = (int64_t)(rbi_registry_gets_owed(&rb->registry) - rbi_registry_done(&rb->registry));
+        if (tasks <= 0) { /* else what was got is enough; now ask the ring, too */
             ringbuf_status status = unfinished_tasks(rb, &tasks);
             if (status != RINGBUF_OK) return status;
             if (tasks <= 0) return RINGBUF_E_TOO_MANY;
         }
-        /* [E6 done] pairs with unfinished_tasks().  A CAS: two cannot both mark the last one. */
-        if (rbi_cas_total64(&rb->header->tasks_done, done, done + 1)) break;
+        /* [E6 done] pairs with rbi_registry_done().  A CAS: two threads cannot both mark the last one.  (Two processes can; then one
+         * of them had no task to mark.) */
+        if (rbi_cas_total64(mine, done, done + 1)) break;
     }
     RBI_POINT(done_counted);
-    rbi_own_add64(&rbi_registry_me(&rb->registry)->done, 1); /* read when we are dead, or by us */
-    RBI_POINT(done_noted);
     if (rbi_event_has_waiters(&rb->header->tasks)) rbi_event_wake_all(&rb->header->tasks);
     return RINGBUF_OK;
 }
@@ -435,6 +450,7 @@ ringbuf_status ringbuf_size(ringbuf *rb, uint64_t *items)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     status = status_of(rbi_ring_count(&rb->ring, items));
+    if (shutdown_of(rb) == 2) *items = 0; /* what a late put may still have brought is for nobody */
     rbi_handle_leave(rb);
     return status;
 }
@@ -506,7 +522,7 @@ ringbuf_status ringbuf_get_peers(ringbuf *rb, size_t *count, ringbuf_peer *peers
     *count = 0;
     for (uint32_t i = 0; i < rbi_registry_high(&rb->registry); i++) {
         const struct rbi_participant *entry = &rb->registry.entries[i];
-        if (rbi_load_total32(&entry->state) == 0) continue;
+        if (rbi_load_total32(&entry->state) == 0) continue; /* [E5]: label and pid are this participant's */
         if (*count < capacity) {
             ringbuf_peer *peer = &peers[*count];
             *peer = (ringbuf_peer){
@@ -524,7 +540,7 @@ ringbuf_status ringbuf_get_peers(ringbuf *rb, size_t *count, ringbuf_peer *peers
     return status;
 }
 
-const char *ringbuf_name(const ringbuf *rb) { return (const char *)rb->stamp.name; }
+const char *ringbuf_name(const ringbuf *rb) { return rb->name; }
 
 const char *ringbuf_path(const ringbuf *rb) { return rb->path; }
 

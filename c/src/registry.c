@@ -31,9 +31,17 @@ static int64_t owed(const struct rbi_participant *entry)
 uint64_t rbi_registry_gets_owed(const struct rbi_registry *registry)
 {
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < rbi_registry_high(registry); i++)
+    for (uint32_t i = 0, high = rbi_registry_high(registry); i < high; i++)
         /* acquire, so that none is read before the caller's looks at the done and the ring; see queue.c */
         sum += rbi_load_acquire64(&registry->entries[i].gets) - rbi_load_acquire64(&registry->entries[i].forgiven);
+    return sum;
+}
+
+uint64_t rbi_registry_done(const struct rbi_registry *registry)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0, high = rbi_registry_high(registry); i < high; i++)
+        sum += rbi_load_total64(&registry->entries[i].done); /* [E6 done] pairs with mark_done() in queue.c */
     return sum;
 }
 
@@ -43,7 +51,7 @@ static void forgive(const struct rbi_registry *registry, struct rbi_participant 
     int64_t before = (int64_t)entry->owed_before > 0 ? (int64_t)entry->owed_before : 0;
     int64_t lost = owed(entry) - before;
     /* Others may have marked them for it: no more than is owed by all together. */
-    int64_t owed_by_all = (int64_t)(rbi_registry_gets_owed(registry) - rbi_load_total64(&registry->header->tasks_done));
+    int64_t owed_by_all = (int64_t)(rbi_registry_gets_owed(registry) - rbi_registry_done(registry));
     if (lost > owed_by_all) lost = owed_by_all;
     if (lost > 0) rbi_store_total64(&entry->forgiven, rbi_load_relaxed64(&entry->forgiven) + (uint64_t)lost);
 }
@@ -74,7 +82,7 @@ ringbuf_status rbi_registry_recover(struct rbi_registry *registry, uint64_t *rec
     for (uint32_t number = 1; number <= high; number++) {
         if (number == registry->self) continue;
         const struct rbi_participant *entry = &registry->entries[number - 1];
-        if (rbi_load_total32(&entry->state) == ENTRY_FREE) continue;
+        if (rbi_load_total32(&entry->state) == ENTRY_FREE) continue; /* [E5 entry] */
         if (rbi_lock_try(registry->fd, RBI_LOCK_OWNER + number, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) continue; /* it lives */
         ringbuf_status status = RINGBUF_OK;
         /* Looked at again under the lock: another recoverer, or its own leave, may have been first. */
@@ -122,7 +130,7 @@ ringbuf_status rbi_registry_join(struct rbi_registry *registry, const char *labe
 {
     for (uint32_t number = 1; number <= registry->max_participants; number++) {
         struct rbi_participant *entry = &registry->entries[number - 1];
-        if (number <= rbi_registry_high(registry) && rbi_load_total32(&entry->state) != ENTRY_FREE) continue;
+        if (number <= rbi_registry_high(registry) && rbi_load_total32(&entry->state) != ENTRY_FREE) continue; /* [E5] */
         ringbuf_status status = rbi_lock_try(registry->fd, RBI_LOCK_OWNER + number, RBI_LOCK_EXCLUSIVE);
         if (status == RINGBUF_E_BUSY) continue; /* somebody is joining or leaving right there */
         if (status != RINGBUF_OK) return status;
@@ -151,7 +159,7 @@ void rbi_registry_leave(struct rbi_registry *registry)
     rbi_ring_recover(registry->ring, registry->self); /* a damaged ring cannot be left more orderly */
     rbi_event_wake_all(&registry->header->items);
     rbi_event_wake_all(&registry->header->space);
-    rbi_store_total32(&rbi_registry_me(registry)->state, ENTRY_FREE);
+    rbi_store_total32(&rbi_registry_me(registry)->state, ENTRY_FREE); /* [E5] */
     RBI_POINT(entry_freed);
     rbi_lock_drop(registry->fd, RBI_LOCK_OWNER + registry->self);
     RBI_POINT(entry_unlocked);

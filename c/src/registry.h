@@ -42,7 +42,10 @@ static inline struct rbi_participant *rbi_registry_me(const struct rbi_registry 
     return &registry->entries[registry->self - 1];
 }
 
-/** Gets that were not marked done, and will or may yet be, summed over everybody; a snapshot.  See queue.c on the order of reading. */
+/** Tasks marked done, summed over everybody; a snapshot. */
+uint64_t rbi_registry_done(const struct rbi_registry *registry);
+
+/** Gets whose task was or may yet be marked done, summed over everybody; a snapshot.  See queue.c on the order of reading. */
 uint64_t rbi_registry_gets_owed(const struct rbi_registry *registry);
 
 #endif

@@ -64,7 +64,7 @@
  * before head reached it, skipped, or returned.  Whoever is about to do one of these first raises `irregular` beyond the record; while
  * reclaim has not passed that point, counting walks the records instead.
  *
- * Orders.  Slot words, head, tail and `returned` are read and written in one total order ([T1] … [T3]): the sleepers' protocol
+ * Orders.  Slot words, head, tail, `returned` and epochs are read and written in one total order ([T1] … [T7]): the sleepers' protocol
  * (wait.c) needs "publish, then look for sleepers" against "announce, then look for messages" and the same for room and shutdown.  On
  * x86-64 this costs nothing on the put side (the CAS is a full barrier anyway) and one xchg on release.
  *
@@ -175,7 +175,7 @@ static inline bool has_pages_up_to(const struct rbi_ring *ring, struct rbi_lane 
     /* relaxed: a lower bound that only saves the next load; pages, once there, need no edge */
     if (cells <= rbi_load_relaxed64(&lane->reserved_seen)) return true;
     /* [E4 pages] pairs with rbi_ring_raise_reserved(): the pages were there before the count said so. */
-    uint64_t reserved = rbi_load_acquire64(&lane->cursors->reserved_cells);
+    uint64_t reserved = rbi_load_total64(&lane->cursors->reserved_cells);
     if (reserved > cells_of_ring(ring)) reserved = 0; /* nonsense in shared memory; rbi_ring_raise_reserved reports it */
     rbi_store_relaxed64(&lane->reserved_seen, reserved);
     return cells <= reserved;
@@ -253,7 +253,8 @@ enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t la
         uint64_t seen = rbi_load_acquire64(reserved);
         if (seen > cells_of_ring(ring)) return RBI_RING_CORRUPT;
         if (seen >= cells) return RBI_RING_OK;
-        if (rbi_cas_acq_rel64(reserved, seen, cells)) return RBI_RING_OK; /* [E4 pages] pairs with has_pages_up_to() */
+        /* [E4 pages] pairs with has_pages_up_to().  Total: a put that needed it stands in [T1]. */
+        if (rbi_cas_total64(reserved, seen, cells)) return RBI_RING_OK;
     }
 }
 
@@ -309,7 +310,7 @@ static void help_head(struct rbi_ring *ring, struct rbi_lane *lane)
     }
 }
 
-/** Tell consumers that there is, or may be, a RETURNED record.  After the fact. */
+/** Tell consumers that there is, or may be, a RETURNED record.  After the fact.  [T6 hint] pairs with the looks in rbi_ring_take(). */
 static void set_returned(struct rbi_ring *ring)
 {
     for (;;) {
@@ -317,6 +318,13 @@ static void set_returned(struct rbi_ring *ring)
         if (rbi_cas_total64(&ring->order->returned, seen, ((seen >> 1) + 1) << 1 | 1)) break;
     }
     RBI_POINT(hint_set);
+}
+
+/** Nothing before `position` is in use any more: let `irregular` not fall so far behind that it would seem to lie ahead. */
+static void pull_irregular(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position)
+{
+    uint64_t seen = rbi_load_total64(&lane->cursors->irregular);
+    if (distance(ring, seen, position) < 0) rbi_cas_total64(&lane->cursors->irregular, seen, position);
 }
 
 /** Move `reclaim` over released records, about `most` cells of them.  OK or CORRUPT. */
@@ -345,6 +353,7 @@ static enum rbi_ring_outcome reclaim(struct rbi_ring *ring, struct rbi_lane *lan
         /* [E3 reclaim] pairs with load_reclaim(): hands the consumers' [E2] on to the claimer.  Losing is fine. */
         rbi_cas_acq_rel64(&lane->cursors->reclaim, start, position);
         RBI_POINT(reclaimed);
+        if (lap_of(ring, position) != lap_of(ring, start)) pull_irregular(ring, lane, start);
     }
     return RBI_RING_OK;
 }
@@ -423,6 +432,26 @@ static uint32_t lanes_used(const struct rbi_ring *ring)
     return epochs < ring->lane_count ? (uint32_t)epochs + 1 : ring->lane_count;
 }
 
+enum { ITEMS = 1u << RBI_KIND_READY | 1u << RBI_KIND_RETURNED };
+
+/** Count the items: by the cursors where that is right, else the records of these kinds. */
+static enum rbi_ring_outcome count_items(struct rbi_ring *ring, uint64_t *items, uint32_t kinds)
+{
+    *items = 0;
+    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
+        struct rbi_lane *lane = &ring->lanes[i];
+        bool irregular;
+        if (find_irregular(ring, lane, &irregular) != RBI_RING_OK) return RBI_RING_CORRUPT;
+        if (irregular) {
+            if (lane_census(ring, lane, items, kinds) != RBI_RING_OK) return RBI_RING_CORRUPT;
+        } else {
+            uint64_t head = rbi_load_total64(&lane->cursors->head);
+            *items += items_between(ring, head, rbi_load_total64(&lane->cursors->tail));
+        }
+    }
+    return RBI_RING_OK;
+}
+
 /* ---- put ---- */
 
 enum { RECLAIM_CELLS = 64 };
@@ -438,10 +467,12 @@ static inline bool was_reclaimed(const struct rbi_ring *ring, uint64_t position,
 static enum rbi_ring_outcome make_room(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t cells)
 {
     uint64_t reclaimed_to = load_reclaim(ring, lane);
-    if (!was_reclaimed(ring, position, cells, reclaimed_to)) {
+    while (!was_reclaimed(ring, position, cells, reclaimed_to)) {
+        uint64_t before = reclaimed_to;
         /* What this put needs and some more: a whole lap at once would be half a millisecond in which this producer does nothing. */
         if (reclaim(ring, lane, cells + RECLAIM_CELLS) != RBI_RING_OK) return RBI_RING_CORRUPT;
         reclaimed_to = load_reclaim(ring, lane);
+        if (reclaimed_to == before) break; /* else it has moved, perhaps by another's hand and not as far as it could */
     }
     /* release: another thread of this process that finds room by this value needs our acquire of [E3], too. */
     rbi_store_release64(&lane->reclaim_seen, reclaimed_to);
@@ -452,16 +483,7 @@ static enum rbi_ring_outcome make_room(struct rbi_ring *ring, struct rbi_lane *l
 static enum rbi_ring_outcome below_max_items(struct rbi_ring *ring)
 {
     uint64_t items = 0;
-    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
-        struct rbi_lane *lane = &ring->lanes[i];
-        bool irregular;
-        uint64_t head = rbi_load_total64(&lane->cursors->head);
-        items += items_between(ring, head, rbi_load_total64(&lane->cursors->tail));
-        if (find_irregular(ring, lane, &irregular) != RBI_RING_OK) return RBI_RING_CORRUPT;
-        if (irregular &&
-            lane_census(ring, lane, &items, 1u << RBI_KIND_SKIPPED | 1u << RBI_KIND_RETURNED) != RBI_RING_OK)
-            return RBI_RING_CORRUPT;
-    }
+    if (count_items(ring, &items, ITEMS | 1u << RBI_KIND_CLAIMED | 1u << RBI_KIND_SKIPPED) != RBI_RING_OK) return RBI_RING_CORRUPT;
     return items < ring->max_items ? RBI_RING_OK : RBI_RING_FULL;
 }
 
@@ -562,7 +584,7 @@ enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_r
     return RBI_RING_OK;
 }
 
-/** CLAIMED or SKIPPED by `owner` -> RELEASED; only a consumer's skip may come in between. */
+/** CLAIMED or SKIPPED by `owner` -> RELEASED; only a consumer's skip may come in between.  [E2]: its writes stay before it. */
 static bool void_claim(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word)
 {
     rbi_atomic64 *shared = &slot_at(ring, lane, position)->word;
@@ -691,7 +713,7 @@ static enum rbi_ring_outcome meet_end_at_head(struct rbi_ring *ring, struct rbi_
         help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */
         advance_head(ring, lane, head, word);
     } else if (word_owner(word) == tag_of(epoch)) {
-        /* put_epoch first: get_epoch is never ahead of it. */
+        /* put_epoch first: get_epoch is never ahead of it.  [T7 lane] pairs with rbi_ring_take() and is_quiet(). */
         rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + 1);
         rbi_cas_total64(&ring->order->get_epoch, epoch, epoch + 1);
         RBI_POINT(get_epoch_moved);
@@ -720,8 +742,8 @@ enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *re
         enum rbi_kind kind = of_this_lap ? word_kind(word) : RBI_KIND_NONE;
         switch (kind) {
         case RBI_KIND_READY: {
-            if (rbi_load_total64(&ring->order->returned) != hint) continue;   /* an older one first */
-            if (rbi_load_total64(&ring->order->get_epoch) != epoch) continue; /* it may be of a later epoch */
+            if (rbi_load_total64(&ring->order->returned) != hint) continue;   /* [T6] an older one first */
+            if (rbi_load_total64(&ring->order->get_epoch) != epoch) continue; /* [T7] it may be of a later epoch */
             enum rbi_ring_outcome outcome = take_record(ring, record, owner, limit, lane, position, word);
             if (outcome == RBI_RING_EMPTY) continue;
             if (outcome == RBI_RING_OK) {
@@ -853,9 +875,11 @@ enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner)
 
 /* ---- going round what is stuck ---- */
 
-uint64_t rbi_ring_stuck_at(struct rbi_ring *ring)
+uint64_t rbi_ring_stuck_at(struct rbi_ring *ring, uint64_t size)
 {
     struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
+    uint64_t tail = position_of(ring, rbi_load_total64(&lane->cursors->tail));
+    if (make_room(ring, lane, tail, cells_for(ring, size)) == RBI_RING_OK) return 0; /* it is max_items that makes it full */
     struct rbi_record stuck = {.lane = (uint32_t)(lane - ring->lanes), .position = load_reclaim(ring, lane)};
     uint64_t word = peek_word(ring, lane, stuck.position);
     if (!word_is_of(ring, word, stuck.position)) return 0;
@@ -868,7 +892,7 @@ uint64_t rbi_ring_stuck_at(struct rbi_ring *ring)
     return rbi_ring_number_of(&stuck) + 1;
 }
 
-/** Whether nobody holds anything in the lane, and nobody will before it is opened for `epoch`. */
+/** Whether nobody holds anything in the lane, and nobody will before it is opened for `epoch`.  [T7]: consumers have left it. */
 static bool is_quiet(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch)
 {
     if (epoch >= ring->lane_count && rbi_load_total64(&ring->order->get_epoch) <= epoch - ring->lane_count) return false;
@@ -901,23 +925,7 @@ bool rbi_ring_bypass(struct rbi_ring *ring)
 
 /* ---- looking ---- */
 
-enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items)
-{
-    *items = 0;
-    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
-        struct rbi_lane *lane = &ring->lanes[i];
-        bool irregular;
-        if (find_irregular(ring, lane, &irregular) != RBI_RING_OK) return RBI_RING_CORRUPT;
-        if (irregular) {
-            if (lane_census(ring, lane, items, 1u << RBI_KIND_READY | 1u << RBI_KIND_RETURNED) != RBI_RING_OK)
-                return RBI_RING_CORRUPT;
-        } else {
-            uint64_t head = rbi_load_total64(&lane->cursors->head);
-            *items += items_between(ring, head, rbi_load_total64(&lane->cursors->tail));
-        }
-    }
-    return RBI_RING_OK;
-}
+enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items) { return count_items(ring, items, ITEMS); }
 
 bool rbi_ring_may_take(struct rbi_ring *ring)
 {

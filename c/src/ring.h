@@ -96,9 +96,9 @@ void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record);
  *  died, or it is ours and idle); several may run at once, also for the same owner; may die anywhere and be done again. */
 enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner);
 
-/** After a claim was FULL: a number for the record that stands in the way although consumers have gone past it, because its owner
- *  is in the middle of a put or get; 0 if there is none. */
-uint64_t rbi_ring_stuck_at(struct rbi_ring *ring);
+/** After a claim of `size` bytes was FULL: a number for the record that stands in the way although consumers have gone past it,
+ *  because its owner is in the middle of a put or get; 0 if there is none. */
+uint64_t rbi_ring_stuck_at(struct rbi_ring *ring, uint64_t size);
 
 /** Go on in the next lane, if that is free, and leave the stuck record where it is.  Returns whether puts may try again.  Lock-free. */
 bool rbi_ring_bypass(struct rbi_ring *ring);

@@ -20,7 +20,8 @@
  * waits until the count is zero before it unmaps.
  *
  * Fork: the child must not keep the parent's locks alive, so the atfork handler opens each file anew (a new open file has no locks),
- * closes the inherited one, marks itself present, and flags the handle STALE; the child's first call makes it a participant. */
+ * closes the inherited one, marks itself present, and flags the handle STALE; the child's first call makes it a participant.  The
+ * memory, which the child inherits too, is mapped through yet another open file, for a mapping holds on to its own. */
 #define _GNU_SOURCE
 #include "segment.h"
 
@@ -186,11 +187,11 @@ static void after_fork_in_child(void)
     for (struct ringbuf *rb = handles; rb; rb = rb->next) {
         rbi_fd inherited = rb->fd;
         rb->fd = -1;
+        pthread_mutex_init(&rb->recovery, NULL);
+        pthread_mutex_init(&rb->closing, NULL);
         if (rbi_handle_is_closed(rb)) {
-            drop_from_list(rb); /* another thread of the parent was opening or closing it */
+            drop_from_list(rb); /* another thread of the parent was opening or closing it; what it has mapped stays mapped */
         } else {
-            pthread_mutex_init(&rb->recovery, NULL);
-            pthread_mutex_init(&rb->closing, NULL);
             rbi_store_total32(&rb->calls, RBI_HANDLE_STALE); /* calls of the parent's other threads are not ours */
             /* If it fails, the child's first call says so. */
             if (rbi_file_reopen(&rb->fd, inherited) == RINGBUF_OK) rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
@@ -245,6 +246,11 @@ static void handle_close_file(struct ringbuf *rb)
     pthread_mutex_unlock(&handles_mutex);
 }
 
+static void close_within(ringbuf *rb, int64_t patience);
+
+/* At exit a call in flight may be one that a signal handler interrupted to call exit(): it will never end. */
+static const int64_t at_exit_ns = 500000000;
+
 /** A process that ends without closing would leave its empty queues behind. */
 __attribute__((destructor)) static void close_all(void)
 {
@@ -254,7 +260,7 @@ __attribute__((destructor)) static void close_all(void)
         while (rb && rbi_handle_is_closed(rb)) rb = rb->next;
         pthread_mutex_unlock(&handles_mutex);
         if (!rb) return;
-        rbi_segment_close(rb);
+        close_within(rb, at_exit_ns);
     }
 }
 
@@ -288,6 +294,7 @@ void rbi_handle_last_left(ringbuf *rb) { rbi_futex_wake(&rb->calls, INT_MAX); }
 static void handle_free(ringbuf *rb)
 {
     if (!rb) return;
+    free(rb->name);
     free(rb->path);
     free(rb->label);
     pthread_mutex_destroy(&rb->recovery);
@@ -332,9 +339,16 @@ static void hand_out(ringbuf **out, ringbuf *rb)
 
 static ringbuf_status handle_map(ringbuf *rb)
 {
+    rb->name = strndup((const char *)rb->stamp.name, rb->stamp.name_bytes);
+    if (!rb->name) return RINGBUF_E_NO_MEMORY;
     rb->prefix_bytes = rb->stamp.data_offset;
     rb->mirror_bytes = capacity_of(&rb->stamp);
-    ringbuf_status status = rbi_map(&rb->base, rb->fd, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    /* Through an open file of its own, without locks: a mapping keeps its open file, and a forked child keeps the mapping. */
+    rbi_fd unlocked;
+    ringbuf_status status = rbi_file_reopen(&unlocked, rb->fd);
+    if (status != RINGBUF_OK) return status;
+    status = rbi_map(&rb->base, unlocked, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    rbi_file_close(unlocked);
     if (status != RINGBUF_OK) return status;
     uint8_t *base = rb->base;
     rb->header = rb->base;
@@ -419,9 +433,9 @@ static ringbuf_status check_file(const struct rbi_file_facts *facts, const ringb
     return RINGBUF_OK;
 }
 
-/** Open the file at rb->path and become present at it: shared, or exclusively (*alone) if nobody else is.
- *  BUSY: somebody holds it alone.  NOT_FOUND: no file there, or it was removed while we looked. */
-static ringbuf_status try_to_be_present(ringbuf *rb, bool *alone, const ringbuf_options *options)
+/** Open the file at rb->path and become present at it: exclusively (*alone) if nobody else is, else shared if `company` will do.
+ *  BUSY: somebody holds it alone, or is there at all.  NOT_FOUND: no file there, or it was removed while we looked. */
+static ringbuf_status try_to_be_present(ringbuf *rb, bool *alone, bool company, const ringbuf_options *options)
 {
     struct rbi_file_facts facts;
     ringbuf_status status = handle_open_file(rb, rb->path, NULL, 0);
@@ -430,8 +444,9 @@ static ringbuf_status try_to_be_present(ringbuf *rb, bool *alone, const ringbuf_
     status = rbi_file_facts(rb->fd, &facts);
     if (status == RINGBUF_OK) status = check_file(&facts, options);
     if (status == RINGBUF_OK) {
-        *alone = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK;
-        if (!*alone) status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
+        status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE);
+        *alone = status == RINGBUF_OK;
+        if (!*alone && company) status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
     }
     RBI_POINT(present);
     /* Now nobody removes it any more for being empty; but that may have happened before. */
@@ -445,7 +460,7 @@ static ringbuf_status be_present(ringbuf *rb, bool *alone, const ringbuf_options
 {
     int64_t give_up_ns = rbi_monotonic_ns() + patience_ns;
     for (;;) {
-        ringbuf_status status = try_to_be_present(rb, alone, options);
+        ringbuf_status status = try_to_be_present(rb, alone, true, options);
         if (status != RINGBUF_E_BUSY || rbi_monotonic_ns() > give_up_ns) return status;
         rbi_nap(nap_ns); /* somebody is just looking whether to remove it */
     }
@@ -498,6 +513,7 @@ static ringbuf_status open_path(ringbuf **out, const char *name, const char *pat
         if (status == RINGBUF_OK) status = attach_mapped(rb);
     }
     if (status != RINGBUF_OK) {
+        leave(rb); /* while we were present, the last user may have left and not been able to see that he was */
         handle_discard(rb);
         return status;
     }
@@ -557,8 +573,10 @@ static ringbuf_status remove_unused(const char *path, const ringbuf_options *opt
     bool alone = false;
     ringbuf *rb = handle_new(path, options);
     if (!rb) return RINGBUF_E_NO_MEMORY;
-    ringbuf_status status = be_present(rb, &alone, options);
-    if (status == RINGBUF_OK) status = alone ? remove_name(rb->fd, path) : RINGBUF_E_BUSY;
+    ringbuf_status status;
+    for (int tries = 0; (status = try_to_be_present(rb, &alone, false, options)) == RINGBUF_E_BUSY && tries < 20; tries++)
+        rbi_nap(nap_ns); /* its last user may just be leaving */
+    if (status == RINGBUF_OK) status = remove_name(rb->fd, path);
     handle_discard(rb);
     return status == RINGBUF_E_NOT_FOUND ? RINGBUF_OK : status;
 }
@@ -621,30 +639,36 @@ ringbuf_status rbi_segment_create(ringbuf **out, const char *name, const ringbuf
 
 /* ---- leave and remove ---- */
 
-void rbi_segment_close(ringbuf *rb)
+/** Close, and wait up to `patience` ns for the calls in flight.  If they do not end, the memory stays mapped, and the kernel does the
+ *  rest when the process is gone. */
+static void close_within(ringbuf *rb, int64_t patience)
 {
+    bool ended = true;
     pthread_mutex_lock(&rb->closing);
     if (!rbi_handle_is_closed(rb)) {
         for (uint32_t seen = rbi_load_total32(&rb->calls); !rbi_cas_total32(&rb->calls, seen, seen | RBI_HANDLE_CLOSED);)
             seen = rbi_load_total32(&rb->calls);
         RBI_POINT(close_began);
-        /* A call that has looked at CLOSED before we set it has announced itself before, or will find the word changed. */
+        /* [T5 close] A call that has looked at CLOSED before we set it has announced itself before, or will find the word
+         * changed. */
         rbi_event_wake_all(&rb->header->items);
         rbi_event_wake_all(&rb->header->space);
         rbi_event_wake_all(&rb->header->tasks);
-        for (;;) {
-            uint32_t calls = rbi_load_total32(&rb->calls);
-            if (calls < RBI_HANDLE_CALL) break;
-            rbi_futex_wait(&rb->calls, calls, RINGBUF_FOREVER);
+        int64_t give_up_ns = patience == RINGBUF_FOREVER ? RINGBUF_FOREVER : rbi_monotonic_ns() + patience;
+        for (uint32_t calls; ended && (calls = rbi_load_total32(&rb->calls)) >= RBI_HANDLE_CALL;)
+            ended = rbi_futex_wait(&rb->calls, calls, give_up_ns) != RINGBUF_E_TIMEOUT;
+        if (ended) {
+            if (rb->fd >= 0) leave(rb);
+            rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+            rb->base = NULL;
+            rb->header = NULL;
+            unlist_handle(rb); /* last: a child forked meanwhile must find it on the list, to make `closing` usable again */
         }
-        if (rb->fd >= 0) leave(rb);
-        unlist_handle(rb);
-        rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
-        rb->base = NULL;
-        rb->header = NULL;
     }
     pthread_mutex_unlock(&rb->closing);
 }
+
+void rbi_segment_close(ringbuf *rb) { close_within(rb, RINGBUF_FOREVER); }
 
 void rbi_segment_free(ringbuf *rb)
 {
@@ -687,7 +711,7 @@ static void collect_file(const char *file_name, void *context)
     ringbuf *rb = handle_new(path, collection->options);
     if (rb) {
         bool alone = false;
-        if (try_to_be_present(rb, &alone, collection->options) == RINGBUF_OK && alone && check_and_map(rb) == RINGBUF_OK &&
+        if (try_to_be_present(rb, &alone, false, collection->options) == RINGBUF_OK && check_and_map(rb) == RINGBUF_OK &&
             !worth_keeping(rb) && remove_name(rb->fd, path) == RINGBUF_OK)
             collection->removed++;
         handle_discard(rb);

@@ -38,6 +38,7 @@ struct ringbuf {
     uint64_t prefix_bytes;
     uint64_t mirror_bytes;
     struct rbi_stamp stamp;        /* our checked copy: the one in shared memory is never read again */
+    char *name;
     char *path;
     char *label;
     struct ringbuf *next, *previous; /* all handles of this process that have a file (segment.c) */
@@ -47,7 +48,7 @@ struct ringbuf {
 ringbuf_status rbi_handle_enter_slow(ringbuf *rb);
 static inline ringbuf_status rbi_handle_enter(ringbuf *rb)
 {
-    /* total: against rbi_segment_close(), which sets CLOSED and then looks at the calls */
+    /* total: against rbi_segment_close(), which sets CLOSED and then looks at the calls [T5 close] */
     if (!(rbi_own_add_total32(&rb->calls, RBI_HANDLE_CALL) & (RBI_HANDLE_CLOSED | RBI_HANDLE_STALE))) return RINGBUF_OK;
     return rbi_handle_enter_slow(rb);
 }

@@ -14,7 +14,7 @@ uint32_t rbi_event_announce(struct rbi_event *event)
         uint32_t word = rbi_load_total32(&event->word);
         /* Also when the flag is set already: the announcement must be a write of ours in the total order, after which we look
          * again, or we could read an old ring and an old flag that a waker is about to clear. */
-        if (rbi_cas_total32(&event->word, word, word | WAITERS)) {
+        if (rbi_cas_total32(&event->word, word, word | WAITERS)) { /* [T1] [T2] [T3] [T4] [T5] */
             RBI_POINT(waiter_announced);
             return word | WAITERS;
         }
@@ -47,6 +47,8 @@ void rbi_event_wake_one(struct rbi_event *event)
     RBI_POINT(event_bumped);
     rbi_futex_wake(&event->word, 1);
 }
+
+void rbi_event_leave(struct rbi_event *event) { rbi_event_announce(event); }
 
 void rbi_event_pass_on(struct rbi_event *event) { rbi_futex_wake(&event->word, 1); }
 

@@ -7,12 +7,15 @@
  * A waiter:     key = rbi_event_announce(event);  look again;  if still nothing: rbi_event_sleep(event, key, until).
  * A publisher:  change the ring in total order;  rbi_event_wake_one(event).
  * The announcement and the publication are both in the total order, and each side then looks at the other's: one of the two sees the
- * other ([T1] items, [T2] space, [T3] shutdown).  A wake therefore meets a sleeper, or a word that has changed so that the sleep
- * ends at once, or a waiter that has looked again and found what was published.
+ * other ([T1] items, [T2] space, [T3] shutdown, [T4] tasks).  A wake therefore meets a sleeper, or a word that has changed so that the
+ * sleep ends at once, or a waiter that has looked again and found what was published.
  *
  * Waking costs the waker a system call, so the flag is cleared by whoever wakes: those who publish before the sleeper is up have
- * nothing to do.  In exchange a waiter that was woken and got something passes the wake on (rbi_event_pass_on) while there is more.
- * If it dies before it can, the others find out at their next liveness check, which bounds every sleep. */
+ * nothing to do.  In exchange a waiter that has slept sets the flag again when it leaves, for others may still be asleep, and then
+ * looks whether there is more than it took; if so it passes the wake on.  Both in the total order: a publisher that saw the flag
+ * clear has published before that look.
+ * If a woken one dies before it leaves, the others find out at their next liveness check, which bounds every sleep.
+ */
 #ifndef RBI_WAIT_H
 #define RBI_WAIT_H
 
@@ -28,7 +31,10 @@ ringbuf_status rbi_event_sleep(struct rbi_event *event, uint32_t key, int64_t un
 /** Something one waiter may use has happened: wake one if any is announced.  One load when none is. */
 void rbi_event_wake_one(struct rbi_event *event);
 
-/** Called by a waiter that was woken, got what it waited for, and saw that there is more. */
+/** Called by a waiter that has slept and goes: others may still be asleep.  After this, look whether there is more. */
+void rbi_event_leave(struct rbi_event *event);
+
+/** Called by a waiter that has left and saw that there is more. */
 void rbi_event_pass_on(struct rbi_event *event);
 
 /** Wake everybody, e.g. after shutdown. */
@@ -37,7 +43,7 @@ void rbi_event_wake_all(struct rbi_event *event);
 /** Whether somebody may be asleep. */
 static inline bool rbi_event_has_waiters(const struct rbi_event *event)
 {
-    return rbi_load_total32(&event->word) & 1; /* [T1] [T2] [T3] */
+    return rbi_load_total32(&event->word) & 1; /* [T4] */
 }
 
 #endif

@@ -237,6 +237,11 @@ RINGBUF_API ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, 
  *  Blocks and returns as ringbuf_get, except that RINGBUF_E_SMALL does not occur. */
 RINGBUF_API ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
 
+/** Copy a taken message, whole, to `buffer`, which has room for message->size bytes.  For those that were too large for
+ *  message->buffer, where another thread may close the handle: then message->data is no longer to be read.
+ *  Never blocks.  Returns as ringbuf_ack. */
+RINGBUF_API ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *buffer);
+
 /** The taken message is done: remove it.  Never blocks.
  *  Returns RINGBUF_OK; RINGBUF_E_INVALID if it was not taken through this handle or is done already; RINGBUF_E_CLOSED. */
 RINGBUF_API ringbuf_status ringbuf_ack(ringbuf *rb, const ringbuf_message *message);

@@ -1,0 +1,75 @@
+"""What the project asks of itself, held against the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .cells import BASELINE, C_CORE, FUTEX
+from .peers import FasterFifo, StandardQueue
+from .results import Result
+
+
+@dataclass(frozen=True)
+class Target:
+    says: str
+    cell: str
+    value: Callable[[Result], float | None]
+    holds: Callable[[float], bool]
+
+
+def _median(entrant: str, metric: str) -> Callable[[Result], float | None]:
+    return lambda result: spread.median if (spread := result.spread(entrant, metric)) else None
+
+
+def _ratio(entrant: str, metric: str) -> Callable[[Result], float | None]:
+    return lambda result: ratio.median if (ratio := result.ratio(entrant, metric)) else None
+
+
+def _at_least(bound: float) -> Callable[[float], bool]:
+    return lambda value: value >= bound
+
+
+def _at_most(bound: float) -> Callable[[float], bool]:
+    return lambda value: value <= bound
+
+
+def _below(bound: float) -> Callable[[float], bool]:
+    return lambda value: value < bound
+
+
+TARGETS = (
+    Target(
+        "seed's message 1P1C: at least 3 x faster-fifo",
+        "throughput/seed/1P1C",
+        _ratio(FasterFifo.name, "messages_per_s"),
+        _at_least(3),
+    ),
+    Target(
+        "seed's message 1P1C: at least 4 x multiprocessing.Queue",
+        "throughput/seed/1P1C",
+        _ratio(StandardQueue.name, "messages_per_s"),
+        _at_least(4),
+    ),
+    Target(
+        "ping-pong p50: at most 0.15 of multiprocessing.Queue",
+        "pingpong",
+        _ratio(StandardQueue.name, "p50_us"),
+        _at_most(0.15),
+    ),
+    Target("ping-pong p50: below a bare futex", "pingpong", _ratio(FUTEX, "p50_us"), _below(1)),
+    Target("a put and a get besides pickling: at most 600 ns", "calls/seed", _median(BASELINE, "overhead_ns"), _at_most(600)),
+    Target("CPU of a blocked get: below 0.2 %", "idle", _median(BASELINE, "idle_cpu_percent"), _below(0.2)),
+    Target("C core 64 B 1P1C: at least 15 M msg/s", "core/64B/1P1C", _median(C_CORE, "messages_per_s"), _at_least(15e6)),
+    Target("C core 64 B 4P4C: at least 10 M msg/s", "core/64B/4P4C", _median(C_CORE, "messages_per_s"), _at_least(10e6)),
+)
+
+
+def judge(results: list[Result]) -> Iterator[tuple[Target, float, bool]]:
+    """The targets that were measured, what came out, and whether they hold."""
+    by_name = {result.cell.name: result for result in results}
+    for target in TARGETS:
+        if target.cell in by_name:
+            value = target.value(by_name[target.cell])
+            if value is not None:
+                yield target, value, target.holds(value)

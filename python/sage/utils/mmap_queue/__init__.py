@@ -1,0 +1,7 @@
+"""The import path of SAGE's first queue; everything lives in `sage_queue`.
+
+`sage` and `sage.utils` are namespace packages (no __init__.py), so that this never hides another distribution's `sage`.
+"""
+
+from sage_queue import *  # noqa: F403
+from sage_queue import __all__ as __all__

@@ -1,0 +1,224 @@
+"""Floor 0: how a queue is addressed — names, sizes in words, and what a reference carries.
+
+Everything here is plain data: no handle, no C.  A reference must make sense in any process, as a pickle and as JSON, also where
+the queue itself cannot be reached; so this file can say where a queue lives, and leaves going there to _queue.py.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar
+
+    _Self = TypeVar("_Self", bound="Address")
+
+NAME_MAX_BYTES = 1024
+CAPACITY_MAX_BYTES = 64 << 30
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def full_name(name: str, namespace: str | None = None) -> str:
+    """The name a queue really has: "namespace/name", or the name alone."""
+    parts = [("name", name)] if namespace is None else [("namespace", namespace), ("name", name)]
+    for what, part in parts:
+        if not isinstance(part, str):
+            raise TypeError(f"the {what} of a queue is a str, not {type(part).__name__}")
+        if not part:
+            raise ValueError(f"the {what} of a queue cannot be empty; leave it out or give it at least one character")
+        if "\0" in part:
+            raise ValueError(f"the {what} {part!r} holds a zero character; any other character is fine")
+    full = "/".join(part for _, part in parts)
+    try:
+        size = len(full.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the name {full!r} cannot be written as UTF-8: {error.reason}") from None
+    if size > NAME_MAX_BYTES:
+        raise ValueError(f"the name is {size} bytes long as UTF-8; {NAME_MAX_BYTES} is the most")
+    return full
+
+
+def parse_bytes(value: int | str, what: str = "capacity") -> int:
+    """A number of bytes from an int or from words such as "16 MiB"."""
+    if isinstance(value, str):
+        digits = value.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        unit = _UNITS.get(value.strip()[len(digits) :].lower())
+        try:
+            number = float(digits)
+            size = int(number * unit) if unit else -1
+        except (ValueError, OverflowError):
+            size = -1
+        if unit is None or size < 0:
+            raise ValueError(f"{what}={value!r} is not a size; write a number of bytes, or a string like '4 MiB' or '512 KiB'")
+    else:
+        size = as_int(value, what, "an int (bytes) or a string like '4 MiB'")
+    if not 0 < size <= CAPACITY_MAX_BYTES:
+        raise ValueError(f"{what}={value!r} is {size} bytes; it must be between 1 byte and 64 GiB")
+    return size
+
+
+def parse_maxsize(value: int) -> int:
+    """How many items: 0 is "as many as fit", and more than can ever fit is allowed."""
+    number = as_int(value, "maxsize", "an int (items; 0: as many as fit)")
+    if number < 0:
+        raise ValueError(f"maxsize={number} is negative; give the most items to hold, or 0 for as many as fit")
+    return min(number, (1 << 63) - 1)
+
+
+def as_int(value: Any, what: str, wanted: str) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{what} must be {wanted}, not a bool")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be {wanted}, not {type(value).__name__}") from None
+
+
+def human_bytes(count: int) -> str:
+    """The size in words: "4 MiB", "1.5 KiB", "12 B"."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if size == int(size) else f"{size:.1f} {unit}"
+
+
+def host_name() -> str:
+    return os.uname().nodename
+
+
+def boot_id() -> str:
+    """What tells this run of this machine's kernel from every other; "" where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+class Address:
+    """Where one queue is, and what is fixed about it.  Immutable, hashable, picklable, and JSON both ways."""
+
+    __slots__ = (
+        "name",
+        "id",
+        "maxsize",
+        "capacity",
+        "serializer",
+        "directory",
+        "permissions",
+        "auto_cleanup",
+        "creator_pid",
+        "host",
+        "boot_id",
+    )
+
+    name: str  #: the final name, namespace and all
+    id: str  #: 32 hex digits that no other queue has
+    maxsize: int  #: items; 0: as many as fit
+    capacity: int  #: bytes for messages
+    serializer: str
+    directory: str
+    permissions: int  #: of the file; 0: the default, nobody but its owner
+    auto_cleanup: bool
+    creator_pid: int
+    host: str
+    boot_id: str
+
+    def __init__(
+        self,
+        name: str,
+        id: str,
+        *,
+        maxsize: int = 0,
+        capacity: int = 0,
+        serializer: str = "pickle",
+        directory: str = "/dev/shm",
+        permissions: int = 0,
+        auto_cleanup: bool = False,
+        creator_pid: int = 0,
+        host: str = "",
+        boot_id: str = "",
+    ) -> None:
+        values = locals()
+        for field, kind in _FIELDS.items():
+            value = values[field]
+            if type(value) is not kind:
+                raise TypeError(f"a reference's {field} is of type {kind.__name__}, not {type(value).__name__}")
+            object.__setattr__(self, field, value)
+        if len(id) != 32 or id.strip("0123456789abcdef"):
+            raise ValueError(f"a reference's id is 32 hex digits, not {id!r}")
+
+    # The first queue's names for the same things, which its callers use.
+
+    @property
+    def size(self) -> int:
+        return self.maxsize
+
+    @property
+    def queue_name(self) -> str:
+        return self.name
+
+    # Plain data, in every direction.
+
+    def to_dict(self) -> dict[str, Any]:
+        return {field: getattr(self, field) for field in _FIELDS}
+
+    @classmethod
+    def from_dict(cls: type[_Self], values: dict[str, Any]) -> _Self:
+        unknown = sorted(set(values) - set(_FIELDS))
+        missing = sorted({"name", "id"} - set(values))
+        if unknown or missing:
+            raise ValueError(f"not a reference to a queue: unknown fields {unknown}, missing fields {missing}")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        import json  # here: most programs never need it
+
+        return json.dumps({"sage_queue_ref": 1, **self.to_dict()})
+
+    @classmethod
+    def from_json(cls: type[_Self], text: str | bytes) -> _Self:
+        import json
+
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.pop("sage_queue_ref", None) != 1:
+            raise ValueError('not a reference to a queue: expected an object with "sage_queue_ref": 1, as to_json() writes it')
+        return cls.from_dict(values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_dict, (self.to_dict(),)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a reference cannot be changed ({name!r})")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a reference cannot be changed ({name!r})")
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_dict() == other.to_dict() if isinstance(other, Address) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.id))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, size={self.maxsize}, creator_pid={self.creator_pid})"
+
+
+_FIELDS: dict[str, type] = {
+    "name": str,
+    "id": str,
+    "maxsize": int,
+    "capacity": int,
+    "serializer": str,
+    "directory": str,
+    "permissions": int,
+    "auto_cleanup": bool,
+    "creator_pid": int,
+    "host": str,
+    "boot_id": str,
+}

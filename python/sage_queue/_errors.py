@@ -1,0 +1,112 @@
+"""Floor 0: the exception classes, and nothing else.
+
+Where the standard library has a class for an outcome we raise that class or a child of it, so that code written for
+``queue.Queue``, ``multiprocessing.Queue`` or plain files goes on working.  Everything of our own is also a `SageQueueError` and
+carries the status of the C library in ``code`` (None where the error did not come from there).
+"""
+
+from __future__ import annotations
+
+import sys
+from queue import Empty, Full
+
+__all__ = [
+    "Empty",
+    "Full",
+    "MessageTooLarge",
+    "QueueAccessDenied",
+    "QueueBusy",
+    "QueueClosed",
+    "QueueCorrupt",
+    "QueueCrowded",
+    "QueueExists",
+    "QueueInvalid",
+    "QueueNoDirectory",
+    "QueueNoFiles",
+    "QueueNoMemory",
+    "QueueNoSpace",
+    "QueueNotFound",
+    "QueueNotLocal",
+    "QueueSystemError",
+    "QueueVersionError",
+    "SageQueueError",
+    "ShutDown",
+]
+
+
+class SageQueueError(Exception):
+    """Something is wrong with a queue.  ``code`` is the C library's status, or None."""
+
+    code: int | None = None
+
+
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(SageQueueError):
+        """The queue was shut down: nothing can be put any more, or nothing is left to get."""
+
+
+class QueueNotFound(SageQueueError, FileNotFoundError):
+    """No queue of that name, or the one that was meant is gone."""
+
+
+class QueueNotLocal(QueueNotFound):
+    """The reference leads to a queue in another machine's memory."""
+
+
+class QueueExists(SageQueueError, FileExistsError):
+    """mode="create", and a queue of that name is there already."""
+
+
+class QueueAccessDenied(SageQueueError, PermissionError):
+    """Permission denied, or the file belongs to another user."""
+
+
+class QueueNoSpace(SageQueueError, OSError):
+    """The shared-memory file system is full (errno ENOSPC)."""
+
+
+class QueueNoDirectory(SageQueueError, OSError):
+    """The directory for queues is missing or cannot hold them (errno ENOTDIR)."""
+
+
+class QueueNoFiles(SageQueueError, OSError):
+    """Out of file descriptors (errno EMFILE)."""
+
+
+class QueueSystemError(SageQueueError, OSError):
+    """The operating system refused in a way that has no class of its own."""
+
+
+class QueueNoMemory(SageQueueError, MemoryError):
+    """Out of memory or address space in this process."""
+
+
+class QueueCorrupt(SageQueueError):
+    """The file is not a queue, or something wrote over it."""
+
+
+class QueueVersionError(SageQueueError):
+    """The queue was made by a library with another layout, or on a machine with another byte order."""
+
+
+class QueueBusy(SageQueueError):
+    """Somebody uses the queue, and the call needs it alone."""
+
+
+class QueueCrowded(SageQueueError):
+    """As many processes as the queue was made for are attached."""
+
+
+class QueueClosed(SageQueueError, RuntimeError, ValueError):
+    """The call was made on a closed handle.  RuntimeError as in SAGE's first queue, ValueError as in multiprocessing."""
+
+
+class QueueInvalid(SageQueueError, ValueError):
+    """An argument makes no sense."""
+
+
+class MessageTooLarge(SageQueueError, ValueError):
+    """The message can never fit into this queue, whatever is taken out first."""

@@ -1,0 +1,442 @@
+"""Floor 2: `SageQueue` and `SageQueueRef`, each of which constructs the other.
+
+A SageQueue is one process's handle on a queue in shared memory, and behaves exactly as `queue.Queue` does.
+
+What Ctrl-C, an alarm or a kill in the middle of a call costs: nothing.  The message goes through `_native.Port`, which takes it,
+decodes it and only then acknowledges it; and whose two operations are subscripts because CPython looks for signals after calls, and
+not after those (port.c).  In CPython 3.10 it does, between any two instructions; there a get can be interrupted in the moment of
+returning, and what it got is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from types import GenericAlias
+
+from . import _native
+from ._address import Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize
+from ._codec import PROTOCOL, came_from_signal_handler, find_codec
+from ._errors import Empty, Full, QueueClosed, QueueNoDirectory, QueueNotFound, QueueNotLocal, SageQueueError
+from ._native import FOREVER, INTERRUPTED, TIMEOUT
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, Generic, Literal, TypeVar
+
+    T = TypeVar("T")
+    Self = TypeVar("Self", bound="SageQueue[Any]")
+    Mode = Literal["open_or_create", "create", "open", "fresh"]
+
+    class _Generic(Generic[T]):
+        pass
+
+else:
+    T = object
+
+    class _Generic:
+        __class_getitem__ = classmethod(GenericAlias)
+
+
+class SageQueue(_Generic[T]):
+    """A work queue in shared memory, for any number of processes and threads; used exactly as a `queue.Queue`.
+
+    name         any non-empty str; None makes an unnamed queue, reached through references, pickling and inheritance
+    maxsize      the most items in it, as in queue.Queue; 0: as many as fit into `capacity`
+    auto_cleanup remove the queue when the last one leaves, even with messages in it (unnamed queues always do)
+    capacity     bytes for messages, or a string such as "16 MiB"; rounded up to a power of two.  Memory is used only as messages first
+                 reach it.  One message may be up to half of it.
+    mode         "open_or_create", "create" (QueueExists if it is there), "open" (QueueNotFound if it is not), "fresh" (replace one
+                 that nobody holds, else QueueBusy)
+    namespace    a prefix: the full name is "namespace/name"
+    persistent   keep the queue when the last one leaves, even if it is empty
+    permissions  of the file; the default keeps other users out, and any other value also opens a queue of another user
+    label        this process's name as others see it
+    serializer   "pickle" (any object that pickle takes) or "raw" (bytes in, bytes out)
+
+    An existing queue is opened with its own sizes; a different `serializer` is a ValueError.
+
+    Any thread may use a queue at any time.  A queue works on after fork(), and pickles as a reference to itself: a child, a pool's
+    worker or an actor that receives it attaches to the same queue.  `close()` ends this handle only.
+    """
+
+    name: str  #: the full name
+    maxsize: int  #: items; 0: as many as fit
+    capacity: int  #: bytes for messages
+    auto_cleanup: bool
+    serializer: str
+
+    def __init__(
+        self,
+        name: str | None = None,
+        maxsize: int = 0,
+        auto_cleanup: bool = False,
+        *,
+        capacity: int | str = "4 MiB",
+        mode: Mode = "open_or_create",
+        namespace: str | None = None,
+        persistent: bool = False,
+        permissions: int = 0o600,
+        label: str | None = None,
+        serializer: str = "pickle",
+    ) -> None:
+        find_codec(serializer)
+        items = parse_maxsize(maxsize)
+        room = parse_bytes(capacity)
+        if not 0 <= as_int(permissions, "permissions", "an int such as 0o660") <= 0o777:
+            raise ValueError(f"permissions={permissions:#o} is not a file mode; give one from 0 to 0o777, such as 0o660")
+        if mode not in ("open_or_create", "create", "open", "fresh"):
+            raise ValueError(f'mode={mode!r} is not known; choose one of "open_or_create", "create", "open", "fresh"')
+        if name is None and (namespace is not None or mode == "open"):
+            raise ValueError("a queue without a name can neither be opened nor have a namespace; give it a name")
+        if auto_cleanup and persistent:
+            raise ValueError("auto_cleanup removes the queue when the last one leaves, persistent keeps it; choose one")
+        full = None if name is None else full_name(name, namespace)
+        if mode == "open" and full is not None:
+            handle = _native.open_by_name(full, permissions=permissions, label=label)
+        else:
+            handle = _native.create(
+                full,
+                mode=mode,
+                maxsize=items,
+                capacity=room,
+                auto_cleanup=bool(auto_cleanup),
+                persistent=bool(persistent),
+                permissions=permissions,
+                label=label,
+                tag=serializer,
+            )
+        self._adopt(handle, serializer)
+
+    def _adopt(self, handle: Any, serializer: str) -> None:
+        """Become this handle's queue."""
+        info = _native.Info(handle)
+        self.name = _native.name_of(handle)
+        made_for = info.tag or "raw"  # a C program that says nothing means bytes
+        if made_for != serializer:
+            _native.close(handle)
+            raise ValueError(f"queue {self.name!r} was made with serializer={made_for!r}; open it with the same, not {serializer!r}")
+        codec = find_codec(serializer)
+        self.maxsize = info.maxsize
+        self.capacity = info.capacity
+        self.auto_cleanup = info.auto_cleanup
+        self.serializer = serializer
+        self._handle = handle
+        self._closed = self._close_later = False
+        self._dumps = codec.dumps
+        self._reference = _reference_of(handle, info, serializer)
+        self._port = _native.new_port(
+            handle, codec.loads, _refuser(self.name, self._reference.directory, info.max_message), _undecodable
+        )
+
+    # ---- putting and getting ----
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item into the queue, waiting for room if need be, at most `timeout` seconds.
+
+        Raises Full (no room in time), ShutDown, MessageTooLarge (it can never fit), QueueClosed, ValueError (it cannot be serialized).
+        On any of these nothing was put.
+        """
+        deadline = None if block and timeout is None else _deadline(block, timeout)
+        try:
+            data = self._dumps(item, PROTOCOL)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if came_from_signal_handler(error):
+                raise
+            raise ValueError(f"Failed to serialize item: {error}") from error
+        self._port[deadline] = data
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Take the oldest item out of the queue, waiting for one if need be, at most `timeout` seconds.
+
+        Raises Empty (none in time), ShutDown, QueueClosed (in all of these nothing was taken), or ValueError: the message cannot be
+        deserialized, and is gone.
+        """
+        return self._port[None if block and timeout is None else _deadline(block, timeout)]
+
+    def put_nowait(self, item: T) -> None:
+        """put(item, block=False)."""
+        return self.put(item, False)
+
+    def get_nowait(self) -> T:
+        """get(block=False)."""
+        return self.get(False)
+
+    # ---- how full ----
+
+    def qsize(self) -> int:
+        """How many items are waiting: the same number in every process.  (Approximate while others put and get.)"""
+        return _native.size(self._handle)
+
+    def empty(self) -> bool:
+        """Whether no item is waiting.  (Approximate while others put and get.)"""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        """Whether an item would have to wait: `maxsize` are there, or one of the size usual in this queue has no room.
+
+        (Approximate while others put and get.)
+        """
+        stats = _native.stats(self._handle)
+        return not _native.has_room(self._handle, stats["bytes_put"] // stats["puts"] if stats["puts"] else 1)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Counts since the queue was created, over all processes; sizes in bytes.
+
+        `readers` and `writers` are the attached processes that have got, or put, anything (one can be both).
+        """
+        stats = _native.stats(self._handle)
+        peers = _native.peers(self._handle)
+        capacity, used = stats["capacity_bytes"], stats["used_bytes"]
+        return {
+            "buffer_size": capacity,
+            "available_read": used,
+            "available_write": capacity - used,
+            "readers": sum(1 for peer in peers if peer["gets"]),
+            "writers": sum(1 for peer in peers if peer["puts"]),
+            "ref_count": stats["participants"],
+            "total_bytes_written": stats["bytes_put"],
+            "total_bytes_read": stats["bytes_got"],
+            "utilization": used / capacity,
+            **stats,
+        }
+
+    # ---- tasks ----
+
+    def task_done(self) -> None:
+        """Say that one item that was got has been dealt with; join() returns when all have."""
+        status = _native.task_done(self._handle)
+        if status == _native.TOO_MANY:
+            raise ValueError("task_done() called too many times")
+        if status:
+            raise self._error(status)
+
+    def join(self) -> None:
+        """Wait until every item that was ever put has been got and marked with task_done().
+
+        Items whose getter died without marking them count as marked.
+        """
+        while (status := _native.join(self._handle, FOREVER)) == INTERRUPTED:
+            pass
+        if status:
+            raise self._error(status)
+
+    # ---- the end ----
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Shut the queue down, for every process: put() raises ShutDown from now on, and get() does when nothing is left.
+
+        With `immediate`, what is left is thrown away (and counts as done).
+        """
+        _native.shut_down(self._handle, bool(immediate))
+
+    def close(self) -> None:
+        """Leave the queue: this handle only.  May be called twice, and from any thread.
+
+        Calls of other threads that are blocked on this handle end with QueueClosed, as does every later call.  The last handle of the
+        last process to leave removes the queue if nothing is in it (always with auto_cleanup, never with persistent).
+        """
+        self._closed = True
+        _native.close(self._handle)
+
+    def is_closed(self) -> bool:
+        """Whether close() was called on this handle."""
+        return self._closed
+
+    def destroy(self) -> None:
+        """Remove the queue's name and close this handle.  Those who are attached can go on; nobody can attach any more."""
+        if self._closed:
+            try:
+                handle = _attach(self._reference)
+            except QueueNotFound:
+                return
+            _native.unlink(handle)
+            _native.close(handle)
+        else:
+            _native.unlink(self._handle)
+            self.close()
+
+    def join_thread(self) -> None:
+        """Returns at once: put() has put when it returns, there is no feeder thread.  (From multiprocessing.Queue.)"""
+
+    def cancel_join_thread(self) -> None:
+        """Does nothing: there is no feeder thread.  (From multiprocessing.Queue.)"""
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self, _close: Any = _native.close) -> None:
+        try:
+            _close(self._handle)
+        except Exception:  # never opened, or the interpreter is on its way out
+            pass
+
+    # ---- going elsewhere ----
+
+    def get_reference(self) -> SageQueueRef:
+        """Plain data that leads to this queue from any process of this machine: pickle it, write it as JSON, pass it on."""
+        return self._reference
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _queue_of, (self._reference,)
+
+    def __repr__(self) -> str:
+        state = "closed"
+        if not self._closed:
+            try:
+                state = f"{self.qsize()}/{self.maxsize} items, open" if self.maxsize else f"{self.qsize()} items, open"
+            except Exception as error:
+                state = f"{error}"
+        return f"<{type(self).__name__} {self.name!r}: {state}>"
+
+    def _error(self, status: int) -> Exception:
+        return _native.error_of(status, name=self.name, directory=self._reference.directory)
+
+
+def _refuser(name: str, directory: str, limit: int) -> Callable[[int, bool, bool, int], None]:
+    """What raises the exception when a put or get cannot be.  It does not hold the queue, which holds it."""
+
+    def refuse(status: int, is_put: bool, polling: bool, size: int) -> None:
+        if status != TIMEOUT:
+            raise _native.error_of(status, name=name, directory=directory, needed=size, limit=limit)
+        if is_put:
+            raise Full("Queue is full" if polling else "Put operation timed out")
+        raise Empty("Queue is empty" if polling else "Get operation timed out")
+
+    return refuse
+
+
+def _undecodable(error: Exception) -> Exception | None:
+    """What to raise for a message that cannot be decoded, and is gone; None if it says nothing about the message, which goes back."""
+    if came_from_signal_handler(error):
+        return None
+    failure = ValueError(f"Failed to deserialize item: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+class SageQueueRef(Address):
+    """Where a queue is.  Plain data: immutable, hashable, picklable, JSON both ways; it holds nothing open."""
+
+    __slots__ = ()
+
+    def get_queue(self) -> SageQueue[Any]:
+        """A new handle on exactly this queue.
+
+        Raises QueueNotFound if it is gone (also if another queue has its name by now), QueueNotLocal if it is in the memory of
+        another machine or container.
+        """
+        return _queue_of(self)
+
+
+def _queue_of(reference: SageQueueRef) -> SageQueue[Any]:
+    find_codec(reference.serializer)
+    queue: SageQueue[Any] = SageQueue.__new__(SageQueue)
+    queue._adopt(_attach(reference), reference.serializer)
+    return queue
+
+
+def _reference_of(handle: Any, info: _native.Info, serializer: str) -> SageQueueRef:
+    return SageQueueRef(
+        _native.name_of(handle),
+        info.id,
+        maxsize=info.maxsize,
+        capacity=info.capacity,
+        serializer=serializer,
+        directory=os.path.dirname(_native.path_of(handle)),
+        permissions=info.permissions,
+        auto_cleanup=info.auto_cleanup,
+        creator_pid=info.creator_pid,
+        host=host_name(),
+        boot_id=boot_id(),
+    )
+
+
+def _attach(reference: SageQueueRef) -> Any:
+    try:
+        return _native.attach(
+            reference.name, reference.id, permissions=reference.permissions, directory=reference.directory
+        )
+    except (QueueNotFound, QueueNoDirectory) as error:
+        # Whether it is the same memory is decided by the id in it, never by names; they only help to say why it is not.
+        host, boot = host_name(), boot_id()
+        if reference.host in ("", host) and reference.boot_id in ("", boot):
+            raise
+        elsewhere = QueueNotLocal(
+            f"queue {reference.name!r} lives on host {reference.host!r} (boot {reference.boot_id}), and this is {host!r} (boot "
+            f"{boot}); a queue can only be used on the machine, and in the container, that it was made in"
+        )
+        elsewhere.code = error.code
+        raise elsewhere from error
+
+
+def _deadline(block: bool, timeout: float | None) -> int:
+    """The absolute deadline, which bounds the whole call: 0 does not wait."""
+    if not block:
+        return 0
+    if timeout is None:
+        return FOREVER
+    if not timeout >= 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    try:
+        return min(time.monotonic_ns() + int(timeout * 1_000_000_000), FOREVER)
+    except OverflowError:
+        return FOREVER
+
+
+# ---- queues by name ----
+
+
+def create_queue(name: str | None = None, maxsize: int = 0, **options: Any) -> SageQueue[Any]:
+    """SageQueue(name, maxsize, ...): the queue of that name, created if need be."""
+    return SageQueue(name, maxsize, **options)
+
+
+def open_queue(name: str, **options: Any) -> SageQueue[Any]:
+    """The queue of that name; QueueNotFound if there is none."""
+    return SageQueue(name, mode="open", **options)
+
+
+def destroy_queue(name: str, *, namespace: str | None = None) -> bool:
+    """Remove a queue by name, also one that is damaged.  Those who are attached can go on.  Returns whether there was one."""
+    return _native.unlink_name(full_name(name, namespace))
+
+
+def list_queues(namespace: str | None = None) -> list[SageQueueRef]:
+    """References to the queues that this user can open, by name; with `namespace`, to those in it.
+
+    (Approximate: others come and go.)  What cannot be opened is left out; `sage-queue ls` shows that, too.
+    """
+    found = []
+    for _, name in _native.names_in(_native.default_directory()):
+        if name is None or (namespace is not None and not name.startswith(namespace + "/")):
+            continue
+        try:
+            found.append(reference_to(name))
+        except (SageQueueError, OSError):
+            continue
+    return found
+
+
+def reference_to(name: str) -> SageQueueRef:
+    """A reference to the queue of that full name, whatever its serializer."""
+    handle = _native.open_by_name(name)
+    try:
+        info = _native.Info(handle)
+        return _reference_of(handle, info, info.tag or "raw")
+    finally:
+        _native.close(handle)
+
+
+def collect_garbage() -> int:
+    """Remove every queue that provably nobody is attached to and that is empty, unnamed or auto-cleanup.  Returns how many."""
+    return _native.collect()
