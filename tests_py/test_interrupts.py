@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -52,6 +51,29 @@ def test_ctrl_c_ends_a_waiting_call_at_once_and_changes_nothing(call: str) -> No
         assert q.get() == 1
         with pytest.raises(sage_queue.Empty):
             q.get_nowait()
+
+
+@pytest.mark.parametrize("around_s", [0.0, 0.0001, 0.05, 0.1], ids=str)
+def test_a_signal_is_noticed_at_whatever_moment_of_waiting_it_comes(around_s: float) -> None:
+    """Also while the call is not asleep: just before it goes to sleep, and when it wakes up to look for the dead."""
+
+    def alarm(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with SageQueue[str]() as q:
+            for attempt in range(30):
+                rescue = threading.Timer(5, q.put, ("nobody noticed",))
+                rescue.start()
+                with pytest.raises(TimeoutError):
+                    signal.setitimer(signal.ITIMER_REAL, around_s + 0.00002 * (attempt + 1))
+                    q.get()
+                rescue.cancel()
+                rescue.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_handler_that_raises_nothing_runs_and_the_call_goes_on_waiting() -> None:
@@ -166,124 +188,126 @@ def test_an_alarm_that_goes_off_while_an_item_is_serialized_is_not_the_items_fau
 # ---- the storm ----
 
 
-def put_all(q: SageQueue[Any], count: int, padding: bytes) -> None:
-    for number in range(count):
-        q.put((number, padding))
-    q.shutdown()
+# A program that is hit by SIGINT thousands of times, at whatever instruction it happens to be at.  Each time that it is inside
+# body(), a KeyboardInterrupt is raised there; elsewhere the program could not catch it, and tells nothing about queues.
+STORM = """
+import os, random, signal, sys, time
+from sage_queue import SageQueue, ShutDown
 
+hits = 0
 
-def storm(victim: int) -> None:
-    while True:
-        try:
-            os.kill(victim, signal.SIGINT)
-        except ProcessLookupError:
-            return
-        time.sleep(random.random() * 0.0004)
-
-
-def forked(target: Callable[..., None], *arguments: Any) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            target(*arguments)
-        finally:
-            os._exit(0)
-    return child
-
-
-@pytest.mark.parametrize(("count", "padding"), [(60_000, b""), (20_000, b"x" * 9000)], ids=["copied", "in place"])
-def test_a_storm_of_ctrl_c_loses_no_message_and_brings_none_twice(count: int, padding: bytes) -> None:
-    """Thousands of KeyboardInterrupts, at whatever instruction they happen to come; every message is accounted for.
-
-    Messages are taken in a way that has no gap of its own between get() and the list.  `item = q.get()` has none since Python 3.11;
-    in 3.10 every call has one behind it, in the caller, so there the interpreter's C code calls get().
-    """
-    seen: list[int] = []
-    interrupts = 0
-
-    def interrupt(number: int, frame: Any) -> None:
-        nonlocal interrupts
-        interrupts += 1
-        raise KeyboardInterrupt
-
-    def take_all() -> None:
-        append = seen.append
-        if sys.version_info >= (3, 11):
-            while True:
-                item = q.get()
-                append(item[0])
-        for item in iter(q.get, None):
-            append(item[0])
-
-    with SageQueue[Any](capacity="1 MiB") as q:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        children = [forked(put_all, q, count, padding), forked(storm, os.getpid())]
-        signal.signal(signal.SIGINT, interrupt)
-        while True:
-            try:
-                take_all()
-            except KeyboardInterrupt:
-                pass
-            except sage_queue.ShutDown:
-                break
-        while signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            try:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-            except KeyboardInterrupt:
-                pass
-        os.kill(children[1], signal.SIGKILL)
-        for child in children:
-            os.waitpid(child, 0)
-        assert interrupts > 50
-        assert seen == list(range(count))
-        assert q.get_stats()["gets"] == count
-
-
-INTERRUPTED_PUTS = """
-import os, signal, sys
-from sage_queue import SageQueue, ShutDown, _native
-q = SageQueue(sys.argv[1])
-count, uncertain = 20000, 0
 def interrupt(number, frame):
-    raise KeyboardInterrupt
-signal.signal(signal.SIGINT, interrupt)
-print("ready", flush=True)
-number = 0
+    global hits
+    while frame is not None:
+        if frame.f_code is body.__code__:
+            hits += 1
+            raise KeyboardInterrupt
+        frame = frame.f_back
+
+def start_storm():
+    victim = os.getpid()
+    signal.signal(signal.SIGINT, interrupt)
+    cloud = os.fork()
+    while cloud == 0:
+        time.sleep(random.random() * 0.0004)
+        if os.getppid() != victim:
+            os._exit(0)
+        os.kill(victim, signal.SIGINT)
+    return cloud
+
+def end_storm(cloud):
+    os.kill(cloud, signal.SIGKILL)
+    os.waitpid(cloud, 0)
+    print(hits)
+"""
+
+# Messages are taken in a way that has no gap of its own between get() and the list.  `item = q.get()` has none since Python 3.11; in
+# 3.10 every call has one behind it, in the caller, so there the interpreter's C code makes the call.
+CONSUMER = """
+def body():
+    append = seen.append
+    if sys.version_info >= (3, 11):
+        while True:
+            item = q.get()
+            append(item[0])
+    for item in iter(q.get, None):
+        append(item[0])
+
+q, seen, done = SageQueue(sys.argv[1]), [], False
+cloud = start_storm()
+while not done:
+    try:
+        body()
+    except KeyboardInterrupt:
+        pass
+    except ShutDown:
+        done = True
+end_storm(cloud)
+print(seen == list(range(int(sys.argv[2]))))
+"""
+
+PRODUCER = """
+def body():
+    global number
+    while number < count:
+        q.put(number)
+        number += 1
+
+q, number, count = SageQueue(sys.argv[1]), 0, int(sys.argv[2])
+cloud = start_storm()
 while number < count:
     try:
-        while number < count:
-            q.put(number)
-            number += 1
+        body()
     except KeyboardInterrupt:
         pass
-while True:
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        break
-    except KeyboardInterrupt:
-        pass
+end_storm(cloud)
 q.shutdown()
 """
 
 
-def test_a_storm_of_ctrl_c_on_a_producer_loses_nothing_and_puts_nothing_half(name: str) -> None:
-    """A put that raised KeyboardInterrupt was done once or not at all; this producer repeats it, so an item may come twice in a row,
-    but none is missing, and nothing is out of order."""
+@pytest.mark.parametrize(("count", "padding"), [(60_000, b""), (20_000, b"x" * 9000)], ids=["small", "large"])
+def test_a_storm_of_ctrl_c_on_a_consumer_loses_no_message_and_brings_none_twice(
+    name: str, run_python: Run, count: int, padding: bytes
+) -> None:
+    with SageQueue[Any](name, capacity="1 MiB") as q:
+
+        def put_all() -> None:
+            for number in range(count):
+                q.put((number, padding))
+            q.shutdown()
+
+        thread = threading.Thread(target=put_all)
+        thread.start()
+        hits, verdict = run_python(STORM + CONSUMER, name, str(count)).stdout.split()
+        thread.join()
+        assert int(hits) > 20
+        assert verdict == "True"
+        assert q.get_stats()["gets"] == count
+
+
+def test_a_storm_of_ctrl_c_on_a_producer_loses_no_message_and_puts_none_twice(name: str, run_python: Run) -> None:
+    """A put that raised KeyboardInterrupt has put nothing, so the producer repeats it.
+
+    In Python 3.10 there is a gap behind every call, in the caller: there an item may come twice in a row."""
+    seen: list[int] = []
     with SageQueue[int](name, maxsize=100) as q:
-        producer = subprocess.Popen([sys.executable, "-c", INTERRUPTED_PUTS, name], stdout=subprocess.PIPE, text=True)
-        assert producer.stdout is not None and producer.stdout.readline() == "ready\n"
-        noise = forked(storm, producer.pid)
-        seen = []
-        try:
-            while True:
-                seen.append(q.get())
-        except sage_queue.ShutDown:
-            pass
-        os.kill(noise, signal.SIGKILL)
-        os.waitpid(noise, 0)
-        producer.stdout.close()
-        producer.wait()
-        assert sorted(set(seen)) == list(range(20000))
+
+        def take_all() -> None:
+            try:
+                while True:
+                    seen.append(q.get())
+            except sage_queue.ShutDown:
+                pass
+
+        thread = threading.Thread(target=take_all)
+        thread.start()
+        (hits,) = run_python(STORM + PRODUCER, name, "20000").stdout.split()
+        thread.join()
+    assert int(hits) > 20
+    if sys.version_info >= (3, 11):
+        assert seen == list(range(20_000))
+    else:
+        assert sorted(set(seen)) == list(range(20_000))
         assert all(0 <= after - before <= 1 for before, after in zip(seen, seen[1:]))
 
 

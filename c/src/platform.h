@@ -62,6 +62,8 @@ uint64_t rbi_page_bytes(void);
 ringbuf_status rbi_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
 /** Wake up to `count` sleepers; returns how many there were. */
 int rbi_futex_wake(_Atomic uint32_t *word, int count);
+/** Let somebody else have the processor, if anybody wants it. */
+void rbi_yield(void);
 /** Sleep for a while; returns early on a signal. */
 void rbi_nap(int64_t ns);
 

@@ -6,7 +6,8 @@
  * How long to look before sleeping.  A sleep costs the sleeper a context switch and the one who wakes it 7-9 us, a look costs the
  * processor to somebody who may need it.  So each handle learns from every wait: one that was short, found while looking or not,
  * doubles the time for the next look, one that was long quarters it, down to next to nothing; with a single processor there is no
- * looking at all.
+ * looking at all.  Then it yields a few times: where there are more processes than processors, the one it waits for is likely to be
+ * ready to run, and a yield costs neither side a futex call.
  *
  * Unfinished tasks: messages in the ring, plus those got, minus those marked done.  They are read in the order done, ring, got, against
  * the order in which a message moves (ring, got, done; a get counts itself before it releases the message): so a message whose put
@@ -24,6 +25,7 @@ enum {
     SPIN_LEAST_NS = 500,
     SPIN_MOST_NS = 32000,
     SPIN_WORTH_NS = 64000,       /* a wait of less than this would have been met by looking a little longer */
+    YIELDS = 4,                  /* turns given to others before the first sleep */
     SPIN_PAUSES = 8,             /* between two looks, so as not to pull at the line that the other side is writing */
     SPIN_LOOKS = 8,              /* looks between two readings of the clock */
 };
@@ -125,6 +127,12 @@ static ringbuf_status wait_until(ringbuf *rb, const struct waiting *waiting, voi
     }
     bool slept = false;
     ringbuf_status status = RINGBUF_E_TIMEOUT;
+    for (int turn = 0; turn < YIELDS && deadline_ns > now_ns; turn++) {
+        rbi_yield();
+        if (!waiting->may_succeed(rb, call)) continue;
+        status = waiting->attempt(rb, call);
+        if (status != RINGBUF_E_TIMEOUT) return status;
+    }
     while (status == RINGBUF_E_TIMEOUT && (now_ns = rbi_monotonic_ns()) < deadline_ns) {
         status = sleep_once(rb, waiting, call, now_ns, deadline_ns);
         slept = true;

@@ -148,7 +148,11 @@ static uint64_t items_between(const struct rbi_ring *ring, uint64_t head, uint64
 /** A word's record can be what it says: no hostile or overwritten length leads anywhere. */
 static inline bool sane(const struct rbi_ring *ring, uint64_t word) { return word_cells(ring, word) != 0; }
 
-static inline struct rbi_lane *lane_of(struct rbi_ring *ring, uint64_t epoch) { return &ring->lanes[epoch % ring->lane_count]; }
+/** lane_count is a power of two. */
+static inline struct rbi_lane *lane_of(struct rbi_ring *ring, uint64_t epoch)
+{
+    return &ring->lanes[epoch & (ring->lane_count - 1)];
+}
 
 /** What an END word says of an epoch. */
 static inline uint32_t tag_of(uint64_t epoch) { return (uint32_t)epoch & RBI_OWNER_MAX; }

@@ -124,7 +124,7 @@ class SageQueue(_Generic[T]):
         self.auto_cleanup = info.auto_cleanup
         self.serializer = serializer
         self._handle = handle
-        self._closed = self._close_later = False
+        self._closed = False
         self._dumps = codec.dumps
         self._reference = _reference_of(handle, info, serializer)
         self._port = _native.new_port(

@@ -234,6 +234,8 @@ int rbi_futex_wake(_Atomic uint32_t *word, int count)
     return woken > 0 ? (int)woken : 0;
 }
 
+void rbi_yield(void) { sched_yield(); }
+
 void rbi_nap(int64_t ns)
 {
     struct timespec length = timespec_of(ns);
