@@ -19,6 +19,7 @@ int sage_install_port(void);
 enum {
     SMALL_BYTES = 4096,      /* messages up to this size are copied out while they are taken */
     MANY_BYTES = 256 * 1024, /* copying more than this lets other threads run */
+    LOOK_NS = 100000000,     /* a wait looks for signals at least this often */
 };
 
 typedef struct port {
@@ -75,16 +76,28 @@ static void refuse(port *self, ringbuf_status status, int is_put, int64_t deadli
     PyErr_SetString(PyExc_SystemError, "a refusal raised nothing");
 }
 
+/** How long to wait before looking for signals again.  A signal that comes during a sleep ends it at once; but one that comes
+ *  in the microseconds before it, when Python has just noted it and we do not know, would be noticed only after it. */
+static int64_t next_look(int64_t deadline_ns)
+{
+    int64_t look_ns = ringbuf_now_ns() + LOOK_NS;
+    return look_ns < deadline_ns ? look_ns : deadline_ns;
+}
+
+/** Whether to go on waiting: a signal came, or it is only time to look for one.  *raised if a handler has raised. */
+static int goes_on(ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised)
+{
+    if (status != RINGBUF_E_INTR && (status != RINGBUF_E_TIMEOUT || until_ns == deadline_ns)) return 0;
+    *raised = PyErr_CheckSignals() < 0;
+    return !*raised;
+}
+
 /* ---- put ---- */
 
-static ringbuf_status put(ringbuf *rb, const char *data, Py_ssize_t size, int64_t deadline_ns)
+static ringbuf_status put(ringbuf *rb, const char *data, Py_ssize_t size, int64_t until_ns)
 {
-    if (size <= MANY_BYTES) {
-        ringbuf_status status = ringbuf_put(rb, data, (size_t)size, 0);
-        if (status != RINGBUF_E_TIMEOUT || deadline_ns == 0) return status;
-    }
     PyThreadState *state = PyEval_SaveThread();
-    ringbuf_status status = ringbuf_put(rb, data, (size_t)size, deadline_ns);
+    ringbuf_status status = ringbuf_put(rb, data, (size_t)size, until_ns);
     PyEval_RestoreThread(state);
     return status;
 }
@@ -100,22 +113,26 @@ static int port_put(PyObject *self, PyObject *key, PyObject *value)
         return -1;
     }
     if (deadline_of(key, &deadline_ns) < 0 || PyBytes_AsStringAndSize(value, &data, &size) < 0) return -1;
-    ringbuf_status status;
-    while ((status = put(((port *)self)->rb, data, size, deadline_ns)) == RINGBUF_E_INTR)
-        if (PyErr_CheckSignals() < 0) return -1; /* nothing was put */
+    ringbuf *rb = ((port *)self)->rb;
+    int raised = 0;
+    int64_t until_ns = 0;
+    ringbuf_status status = size <= MANY_BYTES ? ringbuf_put(rb, data, (size_t)size, 0) : put(rb, data, size, 0);
+    while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, &raised)) {
+        until_ns = next_look(deadline_ns);
+        status = put(rb, data, size, until_ns);
+    }
     if (status == RINGBUF_OK) return 0;
+    if (raised) return -1; /* nothing was put */
     refuse((port *)self, status, 1, deadline_ns, size);
     return -1;
 }
 
 /* ---- get ---- */
 
-static ringbuf_status take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
+static ringbuf_status take(ringbuf *rb, ringbuf_message *message, int64_t until_ns)
 {
-    ringbuf_status status = ringbuf_take(rb, message, 0);
-    if (status != RINGBUF_E_TIMEOUT || deadline_ns == 0) return status;
     PyThreadState *state = PyEval_SaveThread();
-    status = ringbuf_take(rb, message, deadline_ns);
+    ringbuf_status status = ringbuf_take(rb, message, until_ns);
     PyEval_RestoreThread(state);
     return status;
 }
@@ -166,9 +183,14 @@ static PyObject *port_get(PyObject *object, PyObject *key)
     ringbuf_message message = {.buffer = small, .capacity = sizeof small};
     int64_t deadline_ns;
     if (deadline_of(key, &deadline_ns) < 0) return NULL;
-    ringbuf_status status;
-    while ((status = take(self->rb, &message, deadline_ns)) == RINGBUF_E_INTR)
-        if (PyErr_CheckSignals() < 0) return NULL; /* nothing was taken */
+    int raised = 0;
+    int64_t until_ns = 0;
+    ringbuf_status status = ringbuf_take(self->rb, &message, 0);
+    while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, &raised)) {
+        until_ns = next_look(deadline_ns);
+        status = take(self->rb, &message, until_ns);
+    }
+    if (raised) return NULL; /* nothing was taken */
     if (status != RINGBUF_OK) {
         refuse(self, status, 0, deadline_ns, 0);
         return NULL;

@@ -220,7 +220,8 @@ class SageQueue(_Generic[T]):
 
         Items whose getter died without marking them count as marked.
         """
-        while (status := _native.join(self._handle, FOREVER)) == INTERRUPTED:
+        # In pieces, for a signal that comes just before it sleeps would else be noticed only after it.
+        while (status := _native.join(self._handle, time.monotonic_ns() + 100_000_000)) in (INTERRUPTED, TIMEOUT):
             pass
         if status:
             raise self._error(status)
