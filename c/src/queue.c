@@ -46,6 +46,9 @@ static ringbuf_status status_of(enum rbi_ring_outcome outcome)
 
 static inline uint32_t shutdown_of(const ringbuf *rb) { return rbi_load_total32(&rb->header->shutdown); /* [T3] */ }
 
+/** What a call answers when it finds the queue shut down. */
+static ringbuf_status refusal(uint32_t shutdown) { return shutdown <= 2 ? RINGBUF_E_SHUTDOWN : RINGBUF_E_CORRUPT; }
+
 /* ---- waiting ---- */
 
 /** What a call waits for. */
@@ -180,15 +183,16 @@ static ringbuf_status attempt_put(ringbuf *rb, void *context)
         ringbuf_status status = rbi_segment_reserve(rb, record.lane, record.cells);
         if (status != RINGBUF_OK) return status;
     }
-    if (outcome == RBI_RING_FULL && shutdown_of(rb)) return RINGBUF_E_SHUTDOWN;
+    uint32_t shutdown = shutdown_of(rb);
+    if (outcome == RBI_RING_FULL && shutdown) return refusal(shutdown);
     if (outcome == RBI_RING_FULL && went_round_the_stuck(rb, call->size)) return attempt_put(rb, context);
     if (outcome != RBI_RING_OK) return status_of(outcome);
     /* [T3 shutdown] claim, then look at the flag; against "set the flag, then look at the ring": either we see the flag, or whoever
      * drains the queue sees our claim and waits for it. */
-    if (shutdown_of(rb)) {
+    if (shutdown) {
         rbi_ring_void(&rb->ring, &record, rb->registry.self);
         rbi_event_wake_all(&rb->header->items); /* a drainer may wait for our claim */
-        return RINGBUF_E_SHUTDOWN;
+        return refusal(shutdown);
     }
     memcpy(record.payload, call->data, call->size);
     RBI_POINT(payload_written);
@@ -237,7 +241,7 @@ static ringbuf_status attempt_take(ringbuf *rb, void *context)
     struct take_call *call = context;
     RBI_POINT(take_began);
     uint32_t shutdown = shutdown_of(rb); /* before looking at the ring: [T3] */
-    if (shutdown == 2) return RINGBUF_E_SHUTDOWN;
+    if (shutdown >= 2) return refusal(shutdown);
     enum rbi_ring_outcome outcome = rbi_ring_take(&rb->ring, &call->record, rb->registry.self, call->limit);
     if (outcome == RBI_RING_EMPTY && shutdown) return RINGBUF_E_SHUTDOWN;
     return status_of(outcome);

@@ -9,11 +9,18 @@ import sys
 
 
 def main() -> None:
+    from .._errors import SageQueueError
+
     try:
         from .app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich", "click"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("typer", "rich", "click"):
             raise
-        print(f"sage-queue needs {error.name} for its command line: pip install 'sage-queue[cli]'", file=sys.stderr)
+        print(f"sage-queue needs {missing} for its command line: pip install 'sage-queue[cli]'", file=sys.stderr)
         raise SystemExit(2) from None
-    app(prog_name="sage-queue")
+    try:
+        app(prog_name="sage-queue")
+    except SageQueueError as error:  # it says what is wrong and what to do; where it was raised helps nobody here
+        print(f"sage-queue: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

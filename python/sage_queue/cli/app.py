@@ -56,6 +56,7 @@ def ls(
         typer.echo(f"no queues in {directory}")
         return
     table = Table("queue", "items", "of", "in use", "of", "processes", "serializer", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].overflow = "fold"
     for column in (1, 2, 3, 4, 5):
         table.columns[column].justify = "right"
     for row in rows:
@@ -71,7 +72,10 @@ def ls(
             str(row["processes"]),
             row["serializer"],
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 2000  # who reads it from a pipe wants every name whole
+    console.print(table)
 
 
 @app.command()
