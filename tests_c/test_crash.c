@@ -365,6 +365,22 @@ static void go_round_three_times_and_be_stuck(void)
     while (put(survivor, next_id, 0) == RINGBUF_OK) next_id++;
 }
 
+/** One is stopped in lane 0 all the time; others get stuck in the other lanes, one after the other, and go on. */
+static void go_round_many_times_with_one_stopped_for_ever(void)
+{
+    uint64_t recovered;
+    go_round();
+    for (int i = 0; i < 5; i++) {
+        drain();
+        be_stuck();
+        while (put(survivor, next_id, 0) == RINGBUF_OK) next_id++;
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, put(survivor, next_id++, ringbuf_now_ns() + patience_ns));
+        kill(bystanders[--bystander_count], SIGKILL);
+        waitpid(bystanders[bystander_count], NULL, 0);
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_recover(survivor, &recovered));
+    }
+}
+
 static void go_past_the_claim(void)
 {
     uint64_t late = next_id++;
@@ -454,6 +470,7 @@ static const struct scenario scenarios[] = {
     {"get from the next lane", go_round_and_empty_the_first_lane, operate_get, GETS, -1, NULL, NULL},
     {"get after the lane has changed", go_round_and_drain, operate_get, GETS, -1, NULL, put_one},
     {"put into a lane used before", go_round_three_times_and_be_stuck, operate_put, PUTS, -1, NULL, NULL},
+    {"get after many rounds round a stopped one", go_round_many_times_with_one_stopped_for_ever, operate_get, GETS, -1, NULL, put_one},
     {"get past a stopped producer", leave_a_stopped_claimer, operate_get, GETS, -1, NULL, NULL},
     {"get after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_get, GETS, -1, NULL, NULL},
     {"recover after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_recover, 0, -1, NULL, NULL},

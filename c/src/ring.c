@@ -53,8 +53,9 @@
  * puts use one and the others cost nothing but address space.  A producer that has found the ring full for a while, of records that
  * consumers have gone past, closes the lane: it puts END where the next record would begin (one cell is always kept free for
  * that).  Puts go on in the next lane; consumers follow when they come to END.
- *   put_epoch counts lanes opened, get_epoch lanes gone through; epoch e uses lane e % lanes.  Both only follow what END words say, and
- *   END carries its epoch, so that a reopened lane's old END is told from a new one.  A lane may be opened for an epoch only when it
+ *   put_epoch and get_epoch count such changes; epoch e uses lane e % lanes.  A change may leave out epochs, whose lanes somebody is
+ *   stuck in; END says how many to go on.  Both epochs only follow what END words say, and END carries the epoch it ends, so that a
+ *   reopened lane's old END is told from a new one.  A lane may be opened for an epoch only when it
  *   is quiet: consumers have left it (get_epoch), and reclaim has come to its END, so nobody holds anything in it; and it stays so,
  *   for no claim can begin there.  Opening is moving tail past the old END, and any claimer may do it.
  *   A claim needs no epoch to be safe: tail stands at END in every lane but the open one.  A take checks that get_epoch has not moved
@@ -145,6 +146,12 @@ static uint64_t items_between(const struct rbi_ring *ring, uint64_t head, uint64
     return items <= cells_of_ring(ring) ? items : 0; /* head read later than tail may be ahead of it */
 }
 
+/** How many cells a word's record occupies.  An END occupies one; its `cells` tell how many epochs it leads on. */
+static inline uint64_t word_length(const struct rbi_ring *ring, uint64_t word)
+{
+    return word_kind(word) == RBI_KIND_END ? 1 : word_cells(ring, word);
+}
+
 /** A word's record can be what it says: no hostile or overwritten length leads anywhere. */
 static inline bool sane(const struct rbi_ring *ring, uint64_t word) { return word_cells(ring, word) != 0; }
 
@@ -154,8 +161,15 @@ static inline struct rbi_lane *lane_of(struct rbi_ring *ring, uint64_t epoch)
     return &ring->lanes[epoch & (ring->lane_count - 1)];
 }
 
-/** What an END word says of an epoch. */
+/** What an END word says of the epoch it ends. */
 static inline uint32_t tag_of(uint64_t epoch) { return (uint32_t)epoch & RBI_OWNER_MAX; }
+
+/** How many epochs before `epoch` this END was written, 0: it ends this one; negative: it is from a later one. */
+static inline int32_t age_of_end(uint64_t word, uint64_t epoch)
+{
+    int32_t age = (int32_t)(tag_of(epoch) - word_owner(word)) & RBI_OWNER_MAX;
+    return age <= RBI_OWNER_MAX / 2 ? age : age - (RBI_OWNER_MAX + 1);
+}
 
 static inline struct rbi_slot *slot_at(const struct rbi_ring *ring, const struct rbi_lane *lane, uint64_t position)
 {
@@ -267,7 +281,7 @@ enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t la
 /** The cursor one step on: over a record, which counts as an item, or over an END, which does not. */
 static inline uint64_t cursor_past_word(const struct rbi_ring *ring, uint64_t cursor, uint64_t word)
 {
-    uint64_t past = cursor_past(ring, cursor, word_cells(ring, word));
+    uint64_t past = cursor_past(ring, cursor, word_length(ring, word));
     return word_kind(word) == RBI_KIND_END ? past - (UINT64_C(1) << position_bits(ring)) : past;
 }
 
@@ -350,8 +364,8 @@ static enum rbi_ring_outcome reclaim(struct rbi_ring *ring, struct rbi_lane *lan
         }
         uint64_t head = rbi_load_total64(&lane->cursors->head);
         if (position_of(ring, head) == position) advance_head(ring, lane, head, word); /* void, or END, and not yet passed */
-        passed += word_cells(ring, word);
-        position = advanced(ring, position, word_cells(ring, word));
+        passed += word_length(ring, word);
+        position = advanced(ring, position, word_length(ring, word));
     }
     if (passed) {
         /* [E3 reclaim] pairs with load_reclaim(): hands the consumers' [E2] on to the claimer.  Losing is fine. */
@@ -382,7 +396,7 @@ static enum rbi_ring_outcome walk(struct rbi_ring *ring, struct rbi_lane *lane,
             continue;
         }
         if (!sane(ring, word)) return RBI_RING_CORRUPT;
-        if (visit(ring, lane, position, word, context)) position = advanced(ring, position, word_cells(ring, word));
+        if (visit(ring, lane, position, word, context)) position = advanced(ring, position, word_length(ring, word));
     }
     return RBI_RING_OK;
 }
@@ -505,11 +519,12 @@ static inline void fetch_ahead(const struct rbi_ring *ring, const struct rbi_lan
 static enum rbi_ring_outcome meet_end_at_tail(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch, uint64_t position,
                                               uint64_t word)
 {
-    if (word_owner(word) == tag_of(epoch - ring->lane_count)) {
+    int32_t age = age_of_end(word, epoch);
+    if (age > 0) {
         help_tail(ring, lane, position, word);
         RBI_POINT(lane_opened);
-    } else if (word_owner(word) == tag_of(epoch)) {
-        rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + 1);
+    } else if (age == 0) {
+        rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + word_cells(ring, word));
         RBI_POINT(put_epoch_moved);
     } else if (rbi_load_total64(&ring->order->put_epoch) == epoch) {
         return RBI_RING_CORRUPT;
@@ -659,7 +674,7 @@ static enum rbi_ring_outcome take_returned_in(struct rbi_ring *ring, struct rbi_
             if (outcome != RBI_RING_EMPTY) return outcome;
             continue;
         }
-        position = advanced(ring, position, word_cells(ring, word));
+        position = advanced(ring, position, word_length(ring, word));
     }
     return RBI_RING_EMPTY;
 }
@@ -713,13 +728,14 @@ static void skip(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position
 static enum rbi_ring_outcome meet_end_at_head(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch, uint64_t head,
                                               uint64_t word)
 {
-    if (word_owner(word) == tag_of(epoch - ring->lane_count)) {
+    int32_t age = age_of_end(word, epoch);
+    if (age > 0) {
         help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */
         advance_head(ring, lane, head, word);
-    } else if (word_owner(word) == tag_of(epoch)) {
+    } else if (age == 0) {
         /* put_epoch first: get_epoch is never ahead of it.  [T7 lane] pairs with rbi_ring_take() and is_quiet(). */
-        rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + 1);
-        rbi_cas_total64(&ring->order->get_epoch, epoch, epoch + 1);
+        rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + word_cells(ring, word));
+        rbi_cas_total64(&ring->order->get_epoch, epoch, epoch + word_cells(ring, word));
         RBI_POINT(get_epoch_moved);
     } else if (rbi_load_total64(&ring->order->get_epoch) == epoch) {
         return RBI_RING_CORRUPT;
@@ -899,20 +915,22 @@ uint64_t rbi_ring_stuck_at(struct rbi_ring *ring, uint64_t size)
 /** Whether nobody holds anything in the lane, and nobody will before it is opened for `epoch`.  [T7]: consumers have left it. */
 static bool is_quiet(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch)
 {
-    if (epoch >= ring->lane_count && rbi_load_total64(&ring->order->get_epoch) <= epoch - ring->lane_count) return false;
     if (reclaim(ring, lane, cells_of_ring(ring)) != RBI_RING_OK) return false;
     uint64_t tail = position_of(ring, rbi_load_total64(&lane->cursors->tail));
     if (load_reclaim(ring, lane) != tail) return false;
     uint64_t word = peek_word(ring, lane, tail);
-    if (epoch < ring->lane_count) return !word_is_of(ring, word, tail); /* never used */
-    return word_is_of(ring, word, tail) && word_kind(word) == RBI_KIND_END && word_owner(word) == tag_of(epoch - ring->lane_count);
+    if (!word_is_of(ring, word, tail)) return true; /* never used: in a lane that was, tail stands at END */
+    int32_t age = word_kind(word) == RBI_KIND_END ? age_of_end(word, epoch) : 0;
+    return age > 0 && rbi_load_total64(&ring->order->get_epoch) > epoch - (uint64_t)age;
 }
 
 bool rbi_ring_bypass(struct rbi_ring *ring)
 {
     uint64_t epoch = rbi_load_total64(&ring->order->put_epoch);
     struct rbi_lane *lane = lane_of(ring, epoch);
-    if (ring->lane_count == 1 || !is_quiet(ring, lane_of(ring, epoch + 1), epoch + 1)) return false;
+    uint64_t step = 1; /* over lanes in which somebody is stuck as well */
+    while (step < ring->lane_count && !is_quiet(ring, lane_of(ring, epoch + step), epoch + step)) step++;
+    if (step == ring->lane_count) return false;
     uint64_t tail = rbi_load_total64(&lane->cursors->tail);
     uint64_t position = position_of(ring, tail);
     if (!has_pages(ring, lane, position)) return false;
@@ -921,7 +939,7 @@ bool rbi_ring_bypass(struct rbi_ring *ring)
     if (!word_is_of(ring, word, position)) {
         /* The cell is free: every claim has left one.  The next lane is still quiet if this succeeds: it could only have been opened
          * after an END here, which would have changed the word. */
-        rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_of(ring, position, 1, tag_of(epoch), RBI_KIND_END));
+        rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_of(ring, position, step, tag_of(epoch), RBI_KIND_END));
         RBI_POINT(lane_closed);
     }
     return true; /* the next claim sees what became of it */
