@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         config.stash[_STDERR] = os.fdopen(os.dup(2), "w")  # the real one, not what pytest captures
+    # Tests fork on purpose while threads run (faulthandler's watchdog is one).
+    config.addinivalue_line("filterwarnings", "ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 
 
 _STDERR = pytest.StashKey[TextIO]()
