@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
@@ -32,7 +32,7 @@ START_METHODS = [method for method in ("fork", "spawn", "forkserver") if method 
 
 
 @pytest.fixture(scope="session")
-def queue_directory() -> Iterator[pathlib.Path]:
+def queue_directory() -> pathlib.Path:
     """Where the queues of this session live."""
     return pathlib.Path(_DIRECTORY)
 
@@ -81,7 +81,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=START_METHODS)
-def context(request: pytest.FixtureRequest) -> multiprocessing.context.BaseContext:
+def context(request: pytest.FixtureRequest) -> Any:
     """multiprocessing, once for each way to start a process."""
     return multiprocessing.get_context(request.param)
 

@@ -32,7 +32,7 @@ _MAKERS: dict[str, Make] = {
 }
 
 
-def _makers(*names: str) -> Any:
+def _makers(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("make", [pytest.param(_MAKERS[name], id=name) for name in names or _MAKERS], indirect=True)
 
 

@@ -1,5 +1,6 @@
 """sage_queue — a work queue in shared memory, used exactly as `queue.Queue`, by any number of processes."""
 
+from . import _native
 from ._errors import (
     Empty,
     Full,
@@ -22,7 +23,6 @@ from ._errors import (
     SageQueueError,
     ShutDown,
 )
-from ._native import VERSION as __version__
 from ._queue import (
     SageQueue,
     SageQueueRef,
@@ -32,6 +32,8 @@ from ._queue import (
     list_queues,
     open_queue,
 )
+
+__version__: str = _native.VERSION
 
 __all__ = [
     "Empty",

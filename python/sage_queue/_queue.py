@@ -156,7 +156,7 @@ class SageQueue(_Generic[T]):
         Raises Empty (none in time), ShutDown, QueueClosed (in all of these nothing was taken), or ValueError: the message cannot be
         deserialized, and is gone.
         """
-        return self._port[None if block and timeout is None else _deadline(block, timeout)]
+        return self._port[None if block and timeout is None else _deadline(block, timeout)]  # type: ignore[no-any-return]
 
     def put_nowait(self, item: T) -> None:
         """put(item, block=False)."""
