@@ -162,15 +162,16 @@ static void decide(port *self, const ringbuf_message *message)
     if (traceback) PyException_SetTraceback(error, traceback);
     if (PyErr_GivenExceptionMatches(error, PyExc_Exception) && !PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
         verdict = PyObject_CallFunctionObjArgs(self->undecodable, error, NULL);
-    if (verdict && verdict != Py_None) {
-        ringbuf_ack(self->rb, message);
-        PyErr_SetObject((PyObject *)Py_TYPE(verdict), verdict);
+    int consumed = verdict && verdict != Py_None;
+    if (consumed) ringbuf_ack(self->rb, message);
+    else ringbuf_nack(self->rb, message);
+    if (consumed) PyErr_SetObject((PyObject *)Py_TYPE(verdict), verdict);
+    if (PyErr_Occurred()) { /* the verdict, or what a signal handler raised while it was found */
         Py_DECREF(type);
         Py_DECREF(error);
         Py_XDECREF(traceback);
     } else {
-        ringbuf_nack(self->rb, message);
-        PyErr_Restore(type, error, traceback); /* instead of whatever the verdict may have raised */
+        PyErr_Restore(type, error, traceback);
     }
     Py_XDECREF(verdict);
 }

@@ -231,7 +231,7 @@ void rbi_ring_init(struct rbi_ring *ring, struct rbi_order *order, uint32_t cell
     ring->order = order;
     ring->cells_log2 = cells_log2;
     ring->cell_log2 = cell_log2;
-    ring->patience = 128;
+    ring->patience = 256;
     ring->max_items = max_items;
     ring->lane_count = 0;
 }
@@ -274,6 +274,13 @@ enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t la
         /* [E4 pages] pairs with has_pages_up_to().  Total: a put that needed it stands in [T1]. */
         if (rbi_cas_total64(reserved, seen, cells)) return RBI_RING_OK;
     }
+}
+
+/** Somebody else is doing the same on another processor at this moment: step aside for a few microseconds.  He goes on with his lines
+ *  in his cache, and then we with ours in ours; taking turns at every message would cost each of us several misses. */
+static void back_off(const struct rbi_ring *ring)
+{
+    for (uint32_t i = 0; i < ring->patience; i++) rbi_pause();
 }
 
 /* ---- moving cursors, setting hints ---- */
@@ -553,8 +560,12 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
         if (rbi_load_total64(&lane->cursors->tail) != tail) continue; /* `word` may be of a later lap: see the head of the file */
         if (word_is_of(ring, word, position)) {
             if (!sane(ring, word)) return RBI_RING_CORRUPT;
-            if (word_kind(word) != RBI_KIND_END) help_tail(ring, lane, position, word);
-            else if (meet_end_at_tail(ring, lane, epoch, position, word) != RBI_RING_OK) return RBI_RING_CORRUPT;
+            if (word_kind(word) == RBI_KIND_END) {
+                if (meet_end_at_tail(ring, lane, epoch, position, word) != RBI_RING_OK) return RBI_RING_CORRUPT;
+            } else {
+                help_tail(ring, lane, position, word);
+                back_off(ring);
+            }
             continue;
         }
         enum rbi_ring_outcome room = RBI_RING_OK;
@@ -568,7 +579,10 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
             return distance(ring, position, reclaimed_to) < 0 ? RBI_RING_CORRUPT : room; /* reclaim never passes tail */
         }
         /* The linearization of the reservation; it names its owner in the same word. [T3] */
-        if (!rbi_cas_total64(&slot->word, word, word_of(ring, position, cells, owner, RBI_KIND_CLAIMED))) continue;
+        if (!rbi_cas_total64(&slot->word, word, word_of(ring, position, cells, owner, RBI_KIND_CLAIMED))) {
+            back_off(ring);
+            continue;
+        }
         RBI_POINT(claimed);
         /* Not help_tail: tail is most likely still ours, and one load less matters here.  Losing is fine. */
         rbi_cas_total64(&lane->cursors->tail, tail, cursor_past(ring, tail, cells));
@@ -765,7 +779,10 @@ enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *re
             if (rbi_load_total64(&ring->order->returned) != hint) continue;   /* [T6] an older one first */
             if (rbi_load_total64(&ring->order->get_epoch) != epoch) continue; /* [T7] it may be of a later epoch */
             enum rbi_ring_outcome outcome = take_record(ring, record, owner, limit, lane, position, word);
-            if (outcome == RBI_RING_EMPTY) continue;
+            if (outcome == RBI_RING_EMPTY) {
+                back_off(ring);
+                continue;
+            }
             if (outcome == RBI_RING_OK) {
                 RBI_POINT(taken);
                 advance_head(ring, lane, head, word);
@@ -788,6 +805,7 @@ enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *re
         case RBI_KIND_RETURNED:
         case RBI_KIND_RELEASED:
             advance_head(ring, lane, head, word);
+            if (kind == RBI_KIND_TAKEN) back_off(ring);
             continue;
         case RBI_KIND_END:
             if (meet_end_at_head(ring, lane, epoch, head, word) != RBI_RING_OK) return RBI_RING_CORRUPT;

@@ -22,7 +22,7 @@ struct rbi_ring {
     struct rbi_order *order;
     uint32_t cells_log2;
     uint32_t cell_log2;
-    uint32_t patience;           /* how often to look again before going past a message that is being written */
+    uint32_t patience;           /* pauses to make when another one is at it: writing the message at head, or taking the same turn */
     uint32_t lane_count;
     uint64_t max_items;          /* 0: unbounded */
     struct rbi_lane lanes[RBI_LANES];
