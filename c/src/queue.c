@@ -6,7 +6,8 @@
  * How long to look before sleeping.  A sleep costs the sleeper a context switch and the one who wakes it 7-9 us, a look costs the
  * processor to somebody who may need it.  So each handle learns from every wait: one that was short, found while looking or not,
  * doubles the time for the next look, one that was long quarters it, down to next to nothing; with a single processor there is no
- * looking at all.  Then it yields a few times: where there are more processes than processors, the one it waits for is likely to be
+ * looking at all.  And if what it waits for came at the first look, and waits are rare enough for several messages each, it lets the other
+ * side get ahead a little (lag_of).  Then it yields a few times: where there are more processes than processors, the one it waits for is likely to be
  * ready to run, and a yield costs neither side a futex call.
  *
  * Unfinished tasks: messages in the ring, plus those got, minus those marked done.  They are read in the order done, ring, got, against
@@ -27,6 +28,7 @@ enum {
     SPIN_WORTH_NS = 64000,       /* a wait of less than this would have been met by looking a little longer */
     YIELDS = 4,                  /* turns given to others before the first sleep */
     SPIN_PAUSES = 8,             /* between two looks, so as not to pull at the line that the other side is writing */
+    LAG_MOST = 128,
     SPIN_LOOKS = 8,              /* looks between two readings of the clock */
 };
 
@@ -54,11 +56,23 @@ static ringbuf_status refusal(uint32_t shutdown) { return shutdown <= 2 ? RINGBU
 /** What a call waits for. */
 struct waiting {
     struct rbi_event *event;
-    rbi_atomic32 *spin_ns;
+    struct rbi_patience *patience;
+    const rbi_atomic64 *moved;                          /* counts the messages that this participant has moved this way */
     ringbuf_status (*attempt)(ringbuf *rb, void *call); /* anything but E_TIMEOUT ends the waiting */
     bool (*may_succeed)(ringbuf *rb, void *call);       /* a cheap look */
     bool (*more)(ringbuf *rb);                          /* whether another waiter may succeed as well; NULL: wakes go to all */
 };
+
+/** How many pauses to make before the first look.  Two sides in step, each message looked for as soon as it is put, cost each other
+ *  cache misses at every message; if the slower one falls behind a little, the next ones come together.  That it helped shows in
+ *  several messages having been moved since the last wait; two that answer each other never see that. */
+static uint32_t lag_of(const struct waiting *waiting)
+{
+    uint64_t moved = rbi_load_relaxed64(waiting->moved); /* relaxed, here and below: guesses */
+    uint64_t since_last = moved - rbi_load_relaxed64(&waiting->patience->served);
+    rbi_store_relaxed64(&waiting->patience->served, moved);
+    return since_last > 1 ? rbi_load_relaxed32(&waiting->patience->lag) : 0;
+}
 
 /** Look for a while. */
 static bool spin(ringbuf *rb, const struct waiting *waiting, void *call, int64_t now_ns, int64_t deadline_ns)
@@ -68,11 +82,19 @@ static bool spin(ringbuf *rb, const struct waiting *waiting, void *call, int64_t
     if (processors == 0) rbi_store_relaxed32(&known, processors = rbi_processors());
     if (processors == 1) return false;
     /* relaxed: a guess that several threads may adjust */
-    int64_t until_ns = now_ns + rbi_load_relaxed32(waiting->spin_ns);
+    int64_t until_ns = now_ns + rbi_load_relaxed32(&waiting->patience->spin_ns);
     if (until_ns > deadline_ns) until_ns = deadline_ns;
+    uint32_t lag = lag_of(waiting);
+    for (uint32_t pause = 0; pause < lag; pause++) rbi_pause();
+    bool first = true;
     do {
         for (int look = 0; look < SPIN_LOOKS; look++) {
-            if (waiting->may_succeed(rb, call)) return true;
+            if (waiting->may_succeed(rb, call)) {
+                lag = first ? lag * 2 + SPIN_PAUSES : 0;
+                rbi_store_relaxed32(&waiting->patience->lag, lag < LAG_MOST ? lag : LAG_MOST);
+                return true;
+            }
+            first = false;
             for (int pause = 0; pause < SPIN_PAUSES; pause++) rbi_pause();
         }
     } while (rbi_monotonic_ns() < until_ns);
@@ -82,10 +104,10 @@ static bool spin(ringbuf *rb, const struct waiting *waiting, void *call, int64_t
 /** Learn from a wait that took `waited_ns`, found while looking or after a sleep. */
 static void learn(const struct waiting *waiting, int64_t waited_ns)
 {
-    uint32_t spin_ns = rbi_load_relaxed32(waiting->spin_ns); /* relaxed: as above */
+    uint32_t spin_ns = rbi_load_relaxed32(&waiting->patience->spin_ns); /* relaxed: as above */
     if (waited_ns < SPIN_WORTH_NS) spin_ns = spin_ns * 2 < SPIN_MOST_NS ? spin_ns * 2 : SPIN_MOST_NS;
     else spin_ns = spin_ns / 4 > SPIN_LEAST_NS ? spin_ns / 4 : SPIN_LEAST_NS;
-    rbi_store_relaxed32(waiting->spin_ns, spin_ns);
+    rbi_store_relaxed32(&waiting->patience->spin_ns, spin_ns);
 }
 
 /** Look for the dead if nobody in this process has lately.  Returns whether somebody was cleaned up after. */
@@ -222,7 +244,8 @@ ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t d
     if (size > rbi_ring_max_payload(&rb->ring)) status = RINGBUF_E_TOO_LARGE;
     else status = attempt_put(rb, &call);
     if (status == RINGBUF_E_TIMEOUT) {
-        struct waiting waiting = {&rb->header->space, &rb->spin_space_ns, attempt_put, room_for_call, some_room};
+        struct waiting waiting = {&rb->header->space, &rb->space_patience, &rbi_registry_me(&rb->registry)->puts,
+                                  attempt_put, room_for_call, some_room};
         status = wait_until(rb, &waiting, &call, deadline_ns);
     }
     rbi_handle_leave(rb);
@@ -260,7 +283,8 @@ static inline ringbuf_status take(ringbuf *rb, struct take_call *call, int64_t d
 {
     ringbuf_status status = attempt_take(rb, call);
     if (status != RINGBUF_E_TIMEOUT) return status;
-    struct waiting waiting = {&rb->header->items, &rb->spin_items_ns, attempt_take, message_there, some_message};
+    struct waiting waiting = {&rb->header->items, &rb->items_patience, &rbi_registry_me(&rb->registry)->gets,
+                              attempt_take, message_there, some_message};
     return wait_until(rb, &waiting, call, deadline_ns);
 }
 
@@ -446,8 +470,9 @@ ringbuf_status ringbuf_join(ringbuf *rb, int64_t deadline_ns)
     if (status != RINGBUF_OK) return status;
     status = attempt_join(rb, NULL);
     if (status == RINGBUF_E_TIMEOUT) {
-        rbi_atomic32 no_spin = 0; /* nothing to look at; see nothing_to_see() */
-        struct waiting waiting = {&rb->header->tasks, &no_spin, attempt_join, nothing_to_see, NULL};
+        struct rbi_patience none = {0}; /* nothing to look at; see nothing_to_see() */
+        struct waiting waiting = {&rb->header->tasks, &none, &rbi_registry_me(&rb->registry)->done,
+                                  attempt_join, nothing_to_see, NULL};
         status = wait_until(rb, &waiting, NULL, deadline_ns);
     }
     rbi_handle_leave(rb);

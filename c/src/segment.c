@@ -309,8 +309,8 @@ static ringbuf *handle_new(const char *path, const ringbuf_options *options)
     if (!rb) return NULL;
     rb->fd = -1;
     atomic_init(&rb->calls, RBI_HANDLE_CLOSED); /* until it is handed out */
-    atomic_init(&rb->spin_items_ns, RBI_SPIN_START_NS);
-    atomic_init(&rb->spin_space_ns, RBI_SPIN_START_NS);
+    atomic_init(&rb->items_patience.spin_ns, RBI_SPIN_START_NS);
+    atomic_init(&rb->space_patience.spin_ns, RBI_SPIN_START_NS);
     pthread_mutex_init(&rb->recovery, NULL);
     pthread_mutex_init(&rb->closing, NULL);
     rb->path = strdup(path);

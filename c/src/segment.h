@@ -19,15 +19,21 @@ enum {
 /* How long a handle looks before it sleeps, at first (queue.c). */
 enum { RBI_SPIN_START_NS = 4000 };
 
+/** What a handle has learned about waiting for one thing (queue.c).  Guesses, which several threads may adjust. */
+struct rbi_patience {
+    rbi_atomic32 spin_ns; /* how long to look before sleeping */
+    rbi_atomic32 lag;     /* pauses before the first look */
+    rbi_atomic64 served;  /* messages that had been moved at the last wait */
+};
+
 /** A handle.  The public opaque type. */
 struct ringbuf {
     rbi_atomic32 calls;
     struct rbi_ring ring;
     struct rbi_registry registry;
     struct rbi_header *header;
-    /* How long to look before sleeping, in nanoseconds: grows when looking pays, shrinks when it does not (queue.c). */
-    rbi_atomic32 spin_items_ns;
-    rbi_atomic32 spin_space_ns;
+    struct rbi_patience items_patience;
+    struct rbi_patience space_patience;
     rbi_atomic64 next_recovery_ns; /* calls that find nothing to do look for the dead no earlier than this */
     rbi_atomic64 stuck_at;         /* what a full ring was last found stuck at, if anything, */
     rbi_atomic64 stuck_since_ns;   /* and since when */
