@@ -1,8 +1,9 @@
-/* port.c — the hot path of the Python binding: one object with two operations, `port[deadline] = data` and `port[deadline]`.
+/* port.c — the calls on one queue that do not go through cffi: `port[deadline] = item`, `port[deadline]`, lease, reserve, commit.
  *
- * Everything else goes through cffi.  These two do not, because cffi costs more than the queue itself: it releases the GIL around
- * every call (a dozen locked instructions), packs arguments into tuples, and a get would need three calls and a buffer to itself.
- * docs/decisions/0008-port.md has the measurements.
+ * Everything else goes through cffi.  Putting and getting do not, because cffi costs more than the queue itself: it releases the GIL
+ * around every call (a dozen locked instructions), packs arguments into tuples, and a get would need three calls and a buffer to
+ * itself.  docs/decisions/0008-port.md has the measurements.  The others do not because what they hand out must give itself back if
+ * the program is interrupted before it has it.
  *
  * Why subscripts and not methods.  CPython runs signal handlers after a *call*, so that a Ctrl-C could throw away what the call
  * returned: a message that is gone from the queue.  After BINARY_SUBSCR and STORE_SUBSCR it does not look (since 3.11; in 3.10 it looks
@@ -10,51 +11,104 @@
  *
  * The GIL is kept for the first attempt, which never waits, and released for waiting and for copying much.
  * A message is taken, decoded, and then acknowledged: what dies or fails in between gives it back. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <ringbuf/ringbuf.h>
+#include "binding.h"
 
 int sage_install_port(void);
 
 enum {
     SMALL_BYTES = 4096,      /* messages up to this size are copied out while they are taken */
-    MANY_BYTES = 256 * 1024, /* copying more than this lets other threads run */
+    CONTENT_BYTES = 4096,    /* from this size on, bytes and bytearrays are put as they are and not pickled */
     LOOK_NS = 100000000,     /* a wait looks for signals at least this often */
+    PLAIN_ITEMS = 64,        /* how much of an item is looked at, */
+    PLAIN_DEPTH = 8,         /* and how deep, to see that there is no tensor in it */
 };
 
 typedef struct port {
     PyObject_HEAD
-    ringbuf *rb;           /* kept alive by the queue that owns the port */
-    PyObject *loads;       /* bytes -> item; None: the bytes are the item */
+    ringbuf *rb;
+    PyObject *handle;      /* what frees rb when it goes */
+    int framed;            /* messages are as frame.c has it */
+    PyObject *dumps;       /* framed: (item, protocol, buffer_callback=) -> bytes; else (item) -> bytes-like, or None: the item is it */
+    PyObject *with_torch;  /* framed: the same, for when torch is loaded */
+    PyObject *loads;       /* bytes-like -> item, framed also with buffers=; None: the message is the item */
     PyObject *refuse;      /* (status, is_put, polling, size) -> raises what the status means */
-    PyObject *undecodable; /* (error) -> the exception to raise for a message that is consumed, or None: give it back */
+    PyObject *failed;      /* (error, is_put) -> the exception to raise for an item at fault, or None: it is not the item's fault */
+    PyObject *bury;        /* (bytes, attempts): moves a message away that was taken too often */
+    PyObject *buffers;     /* an empty list, and a callback that gathers in it, when no call is using them; or NULL */
+    PyObject *gather;
+    size_t ring_bytes;     /* larger messages go into the arena */
+    uint32_t max_attempts; /* 0: any number */
+    int views;             /* what is got looks at the queue's memory, where it can */
+    int readonly;
 } port;
+
+static PyObject *protocol, *callback_name, *torch_name; /* 5, ("buffer_callback",), "torch" */
 
 static PyObject *port_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     (void)keywords;
     unsigned long long address;
-    PyObject *loads, *refuse, *undecodable;
-    if (!PyArg_ParseTuple(arguments, "KOOO", &address, &loads, &refuse, &undecodable)) return NULL;
+    unsigned int max_attempts;
+    int framed, views, writable;
+    PyObject *handle, *dumps, *with_torch, *loads, *refuse, *failed, *bury;
+    if (!PyArg_ParseTuple(arguments, "OKpOOOOOOIpp", &handle, &address, &framed, &dumps, &with_torch, &loads, &refuse, &failed, &bury,
+                          &max_attempts, &views, &writable))
+        return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     port *made = (port *)allocate(type, 0);
     if (!made) return NULL;
     made->rb = (ringbuf *)(uintptr_t)address;
+    ringbuf_info info;
+    made->ring_bytes = ringbuf_get_info(made->rb, &info) == RINGBUF_OK ? info.ring_message_bytes : SIZE_MAX;
+    made->handle = Py_NewRef(handle);
+    made->framed = framed;
+    made->dumps = Py_NewRef(dumps);
+    made->with_torch = Py_NewRef(with_torch);
     made->loads = Py_NewRef(loads);
     made->refuse = Py_NewRef(refuse);
-    made->undecodable = Py_NewRef(undecodable);
+    made->failed = Py_NewRef(failed);
+    made->bury = Py_NewRef(bury);
+    made->max_attempts = max_attempts;
+    made->views = views;
+    made->readonly = !writable;
     return (PyObject *)made;
+}
+
+static int port_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    port *seen = (port *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(seen->dumps);
+    Py_VISIT(seen->with_torch);
+    Py_VISIT(seen->loads);
+    Py_VISIT(seen->refuse);
+    Py_VISIT(seen->failed);
+    Py_VISIT(seen->bury);
+    return 0;
 }
 
 static void port_dealloc(PyObject *self)
 {
     port *gone = (port *)self;
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(gone->gather);
+    Py_XDECREF(gone->buffers);
+    Py_DECREF(gone->dumps);
+    Py_DECREF(gone->with_torch);
     Py_DECREF(gone->loads);
     Py_DECREF(gone->refuse);
-    Py_DECREF(gone->undecodable);
+    Py_DECREF(gone->failed);
+    Py_DECREF(gone->bury);
+    Py_DECREF(gone->handle);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
+}
+
+static PyObject *call(PyObject *function, PyObject *argument)
+{
+    PyObject *arguments[] = {NULL, argument};
+    return PyObject_Vectorcall(function, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
 }
 
 /** None: for ever.  Else nanoseconds on CLOCK_MONOTONIC; 0 polls. */
@@ -67,10 +121,10 @@ static int deadline_of(PyObject *key, int64_t *deadline_ns)
 }
 
 /** Have Python raise what the status means. */
-static void refuse(port *self, ringbuf_status status, int is_put, int64_t deadline_ns, Py_ssize_t size)
+static void refuse(port *self, ringbuf_status status, int is_put, int64_t deadline_ns, size_t size)
 {
     PyObject *answer = PyObject_CallFunction(self->refuse, "iOOn", (int)status, is_put ? Py_True : Py_False,
-                                             deadline_ns == 0 ? Py_True : Py_False, size);
+                                             deadline_ns == 0 ? Py_True : Py_False, (Py_ssize_t)size);
     if (!answer) return;
     Py_DECREF(answer);
     PyErr_SetString(PyExc_SystemError, "a refusal raised nothing");
@@ -87,93 +141,384 @@ static int64_t next_look(int64_t deadline_ns)
 /** Whether to go on waiting: a signal came, or it is only time to look for one.  *raised if a handler has raised. */
 static int goes_on(ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised)
 {
-    if (status != RINGBUF_E_INTR && (status != RINGBUF_E_TIMEOUT || until_ns == deadline_ns)) return 0;
+    int waited = status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_ARENA_FULL;
+    if (status != RINGBUF_E_INTR && (!waited || until_ns == deadline_ns)) return 0;
     *raised = PyErr_CheckSignals() < 0;
     return !*raised;
 }
 
-/* ---- put ---- */
-
-static ringbuf_status put(ringbuf *rb, const char *data, Py_ssize_t size, int64_t until_ns)
-{
-    PyThreadState *state = PyEval_SaveThread();
-    ringbuf_status status = ringbuf_put(rb, data, (size_t)size, until_ns);
-    PyEval_RestoreThread(state);
-    return status;
-}
-
-/** port[deadline] = data */
-static int port_put(PyObject *self, PyObject *key, PyObject *value)
-{
-    char *data;
-    Py_ssize_t size;
-    int64_t deadline_ns;
-    if (!value) {
-        PyErr_SetString(PyExc_TypeError, "a port's messages cannot be deleted");
-        return -1;
-    }
-    if (deadline_of(key, &deadline_ns) < 0 || PyBytes_AsStringAndSize(value, &data, &size) < 0) return -1;
-    ringbuf *rb = ((port *)self)->rb;
-    int raised = 0;
-    int64_t until_ns = 0;
-    ringbuf_status status = size <= MANY_BYTES ? ringbuf_put(rb, data, (size_t)size, 0) : put(rb, data, size, 0);
-    while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, &raised)) {
-        until_ns = next_look(deadline_ns);
-        status = put(rb, data, size, until_ns);
-    }
-    if (status == RINGBUF_OK) return 0;
-    if (raised) return -1; /* nothing was put */
-    refuse((port *)self, status, 1, deadline_ns, size);
-    return -1;
-}
-
-/* ---- get ---- */
-
-static ringbuf_status take(ringbuf *rb, ringbuf_message *message, int64_t until_ns)
-{
-    PyThreadState *state = PyEval_SaveThread();
-    ringbuf_status status = ringbuf_take(rb, message, until_ns);
-    PyEval_RestoreThread(state);
-    return status;
-}
-
-/** The taken message as bytes of our own.  NULL with an exception, or with *status not RINGBUF_OK and none. */
-static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, ringbuf_status *status)
-{
-    *status = RINGBUF_OK;
-    if (message->data == message->buffer) return PyBytes_FromStringAndSize(message->data, (Py_ssize_t)message->size);
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)message->size);
-    if (!bytes) return NULL;
-    char *start = PyBytes_AsString(bytes);
-    PyThreadState *state = message->size > MANY_BYTES ? PyEval_SaveThread() : NULL;
-    *status = ringbuf_copy(rb, message, start); /* not by ourselves: another thread may close the queue meanwhile */
-    if (state) PyEval_RestoreThread(state);
-    if (*status == RINGBUF_OK) return bytes;
-    Py_DECREF(bytes);
-    return NULL;
-}
-
-/** Decoding has raised.  If that is the message's fault, it is consumed, and the caller is told; else it goes back. */
-static void decide(port *self, const ringbuf_message *message)
+/** Encoding or decoding has raised.  Returns the exception that says that the item is at fault, or NULL: the error stays set. */
+static PyObject *verdict_on_error(port *self, int is_put)
 {
     PyObject *type, *error, *traceback, *verdict = NULL;
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
     if (traceback) PyException_SetTraceback(error, traceback);
     if (PyErr_GivenExceptionMatches(error, PyExc_Exception) && !PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
-        verdict = PyObject_CallFunctionObjArgs(self->undecodable, error, NULL);
-    int consumed = verdict && verdict != Py_None;
-    if (consumed) ringbuf_ack(self->rb, message);
-    else ringbuf_nack(self->rb, message);
-    if (consumed) PyErr_SetObject((PyObject *)Py_TYPE(verdict), verdict);
-    if (PyErr_Occurred()) { /* the verdict, or what a signal handler raised while it was found */
+        verdict = PyObject_CallFunctionObjArgs(self->failed, error, is_put ? Py_True : Py_False, NULL);
+    if (verdict == Py_None) Py_CLEAR(verdict);
+    if (verdict || PyErr_Occurred()) { /* the latter: a signal handler has raised meanwhile */
         Py_DECREF(type);
         Py_DECREF(error);
         Py_XDECREF(traceback);
     } else {
         PyErr_Restore(type, error, traceback);
     }
-    Py_XDECREF(verdict);
+    return verdict;
+}
+
+static void raise_verdict(PyObject *verdict)
+{
+    if (!verdict) return;
+    PyErr_SetObject((PyObject *)Py_TYPE(verdict), verdict);
+    Py_DECREF(verdict);
+}
+
+/* ---- put ---- */
+
+/** Whether an item is of one of the commonest types that hold nothing. */
+static int is_scalar(PyObject *item)
+{
+    PyTypeObject *type = Py_TYPE(item);
+    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type || item == Py_None;
+}
+
+/** Whether an item is small and certainly holds no tensor.  Runs no Python code. */
+static int is_plain(PyObject *item, int depth, int *left)
+{
+    if (is_scalar(item) || PyBool_Check(item)) return 1;
+    if (depth == 0) return 0;
+    if (PyDict_CheckExact(item)) {
+        PyObject *key, *value;
+        Py_ssize_t position = 0;
+        while (PyDict_Next(item, &position, &key, &value))
+            if (--*left < 0 || !is_plain(value, depth - 1, left) || !is_plain(key, depth - 1, left)) return 0;
+        return 1;
+    }
+    int is_list = PyList_CheckExact(item);
+    if (!is_list && !PyTuple_CheckExact(item)) return 0;
+    Py_ssize_t size = is_list ? PyList_Size(item) : PyTuple_Size(item);
+    for (Py_ssize_t number = 0; number < size; number++) {
+        PyObject *each = is_list ? PyList_GetItem(item, number) : PyTuple_GetItem(item, number);
+        if (--*left < 0 || !is_plain(each, depth - 1, left)) return 0;
+    }
+    return 1;
+}
+
+/** What pickles this item.  Where torch is loaded, that is much slower for what may hold tensors. */
+static PyObject *pickler_for(port *self, PyObject *item)
+{
+    int left = PLAIN_ITEMS;
+    if (!PyDict_GetItemWithError(PyImport_GetModuleDict(), torch_name) || is_plain(item, PLAIN_DEPTH, &left)) return self->dumps;
+    return self->with_torch;
+}
+
+/** Pickle an item.  0, or -1 with an exception.
+ *  The list and the callback for its buffers are made once and used again; a pickling that meets another one under way (of another
+ *  thread, or of an object that puts something while it is pickled) makes its own. */
+static int write_pickle(port *self, PyObject *item, letter *made)
+{
+    PyObject *buffers = self->buffers, *gather = self->gather;
+    self->buffers = self->gather = NULL;
+    if (!buffers) {
+        buffers = PyList_New(0);
+        gather = buffers ? frame_gatherer(buffers) : NULL;
+    }
+    PyObject *pickle = NULL;
+    if (gather) {
+        PyObject *dumps = pickler_for(self, item);
+        PyObject *arguments[] = {NULL, item, protocol, gather};
+        PyObject *names = is_scalar(item) ? NULL : callback_name; /* a keyword costs 50 ns */
+        pickle = PyObject_Vectorcall(dumps, arguments + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+    }
+    if (pickle && !PyBytes_Check(pickle)) {
+        Py_CLEAR(pickle);
+        PyErr_SetString(PyExc_TypeError, "the pickler gave something else than bytes");
+    }
+    Py_ssize_t count = buffers ? PyList_Size(buffers) : 0;
+    int result = pickle ? 0 : -1;
+    if (pickle && !count) letter_of_bytes(made, pickle);
+    else if (pickle && (result = letter_of_frame(made, pickle, buffers)) < 0) letter_clear(made);
+    if (result == 0 && !count && !self->buffers) {
+        self->buffers = buffers;
+        self->gather = gather;
+        return 0;
+    }
+    Py_XDECREF(gather);
+    Py_XDECREF(buffers);
+    return result;
+}
+
+/** Make a message of an item.  0, or -1 with an exception. */
+static int write_letter(port *self, PyObject *item, letter *made)
+{
+    if (self->framed) {
+        PyTypeObject *type = Py_TYPE(item);
+        if ((type == &PyBytes_Type && PyBytes_Size(item) >= CONTENT_BYTES) ||
+            (type == &PyByteArray_Type && PyByteArray_Size(item) >= CONTENT_BYTES))
+            return letter_of_content(made, item);
+        return write_pickle(self, item, made);
+    }
+    if (self->dumps == Py_None)
+        return letter_of_buffer(made, item, "serializer=\"raw\" takes bytes, bytearray, memoryview or an array without gaps");
+    PyObject *bytes = call(self->dumps, item);
+    if (!bytes) return -1;
+    int result = letter_of_buffer(made, bytes, "the serializer's dumps() gives bytes");
+    Py_DECREF(bytes);
+    return result;
+}
+
+static inline ringbuf_status put(ringbuf *rb, const letter *message, int64_t until_ns)
+{
+    if (message->count == 1) return ringbuf_put(rb, message->parts->data, message->parts->size, until_ns);
+    return ringbuf_put_parts(rb, message->parts, message->count, until_ns);
+}
+
+/** Put, waiting for room.  *raised with an exception, and nothing is put. */
+static ringbuf_status put_small(ringbuf *rb, const letter *message, int64_t deadline_ns, int *raised)
+{
+    int64_t until_ns = 0;
+    ringbuf_status status = put(rb, message, 0);
+    while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, raised)) {
+        until_ns = next_look(deadline_ns);
+        PyThreadState *state = PyEval_SaveThread();
+        status = put(rb, message, until_ns);
+        PyEval_RestoreThread(state);
+    }
+    return status;
+}
+
+/** Reserve, waiting for room in the arena. */
+static ringbuf_status reserve(ringbuf *rb, ringbuf_reservation *reservation, size_t size, int64_t deadline_ns, int *raised)
+{
+    int64_t until_ns = 0;
+    for (;;) {
+        PyThreadState *state = PyEval_SaveThread(); /* also for the first attempt: it may have pages to make */
+        ringbuf_status status = ringbuf_reserve(rb, reservation, size, until_ns);
+        PyEval_RestoreThread(state);
+        if (status == RINGBUF_OK || !goes_on(status, until_ns, deadline_ns, raised)) return status;
+        until_ns = next_look(deadline_ns);
+    }
+}
+
+/** Commit, waiting for room in the ring. */
+static ringbuf_status commit(ringbuf *rb, const ringbuf_reservation *reservation, int64_t deadline_ns, int *raised)
+{
+    int64_t until_ns = 0;
+    for (;;) {
+        PyThreadState *state = PyEval_SaveThread();
+        ringbuf_status status = ringbuf_commit(rb, reservation, reservation->size, until_ns);
+        PyEval_RestoreThread(state);
+        if (status == RINGBUF_OK || !goes_on(status, until_ns, deadline_ns, raised)) return status;
+        until_ns = next_look(deadline_ns);
+    }
+}
+
+/** Put what goes into the arena.  A wait is in two steps, for room there and for room in the ring, so that what is large is copied once
+ *  and no more, however often the wait is interrupted to look for signals. */
+static ringbuf_status put_large(ringbuf *rb, const letter *message, int64_t deadline_ns, int *raised)
+{
+    int room = 0;
+    ringbuf_reservation reservation;
+    PyThreadState *state = PyEval_SaveThread();
+    ringbuf_status status = ringbuf_has_room(rb, &room, message->size);
+    if (status == RINGBUF_OK && (room || deadline_ns == 0)) status = put(rb, message, 0);
+    else if (status == RINGBUF_OK) status = RINGBUF_E_TIMEOUT;
+    PyEval_RestoreThread(state);
+    if (status == RINGBUF_OK || !goes_on(status, 0, deadline_ns, raised)) return status;
+    status = reserve(rb, &reservation, message->size, deadline_ns, raised);
+    if (status != RINGBUF_OK) return status;
+    state = PyEval_SaveThread();
+    char *to = reservation.data;
+    for (size_t part = 0; part < message->count; part++) {
+        memcpy(to, message->parts[part].data, message->parts[part].size);
+        to += message->parts[part].size;
+    }
+    PyEval_RestoreThread(state);
+    status = commit(rb, &reservation, deadline_ns, raised);
+    if (status != RINGBUF_OK) ringbuf_abort(rb, &reservation);
+    return status;
+}
+
+/** port[deadline] = item */
+static int port_put(PyObject *object, PyObject *key, PyObject *item)
+{
+    port *self = (port *)object;
+    letter message;
+    int64_t deadline_ns;
+    if (!item) {
+        PyErr_SetString(PyExc_TypeError, "a port's messages cannot be deleted");
+        return -1;
+    }
+    if (deadline_of(key, &deadline_ns) < 0) return -1;
+    if (write_letter(self, item, &message) < 0) {
+        raise_verdict(verdict_on_error(self, 1));
+        return -1;
+    }
+    int raised = 0;
+    int is_large = message.size > MANY_BYTES && message.size > self->ring_bytes;
+    ringbuf_status status = (is_large ? put_large : put_small)(self->rb, &message, deadline_ns, &raised);
+    size_t size = message.size;
+    letter_clear(&message);
+    if (status == RINGBUF_OK) return 0;
+    if (!raised) refuse(self, status, 1, deadline_ns, size);
+    return -1; /* nothing was put */
+}
+
+/* ---- take, lease ---- */
+
+typedef ringbuf_status take_function(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+
+/** Copy a part of the taken message.  Not by ourselves: another thread may close the queue meanwhile. */
+static ringbuf_status copy(ringbuf *rb, const ringbuf_message *message, void *to, size_t offset, size_t size)
+{
+    if (message->data == message->buffer) {
+        memcpy(to, (const char *)message->data + offset, size);
+        return RINGBUF_OK;
+    }
+    PyThreadState *state = size > MANY_BYTES ? PyEval_SaveThread() : NULL;
+    ringbuf_status status = ringbuf_copy(rb, message, to, offset, size);
+    if (state) PyEval_RestoreThread(state);
+    return status;
+}
+
+/** The taken message from `offset` on, as bytes of our own.  NULL with an exception, or with *status not RINGBUF_OK and none. */
+static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, size_t offset, ringbuf_status *status)
+{
+    size_t size = message->size - offset;
+    if (message->data == message->buffer) return PyBytes_FromStringAndSize((const char *)message->buffer + offset, (Py_ssize_t)size);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (!bytes) return NULL;
+    prefer_huge_pages(PyBytes_AsString(bytes), size);
+    *status = copy(rb, message, PyBytes_AsString(bytes), offset, size);
+    if (*status != RINGBUF_OK) Py_CLEAR(bytes);
+    return bytes;
+}
+
+/** The message was taken more often than it may be: move it away.  0, or -1 with an exception, and it goes back. */
+static int bury(port *self, const ringbuf_message *message)
+{
+    ringbuf_status status = RINGBUF_OK;
+    PyObject *bytes = bytes_of(self->rb, message, 0, &status);
+    PyObject *done = bytes ? PyObject_CallFunction(self->bury, "OI", bytes, (unsigned int)message->attempts) : NULL;
+    Py_XDECREF(bytes);
+    if (!done) {
+        ringbuf_nack(self->rb, message);
+        if (status != RINGBUF_OK) refuse(self, status, 0, 1, 0);
+        return -1;
+    }
+    Py_DECREF(done);
+    if (ringbuf_ack(self->rb, message) == RINGBUF_OK) ringbuf_task_done(self->rb);
+    return 0;
+}
+
+/** Take the next message that may still be taken, waiting for one.  *raised with an exception, and nothing is taken. */
+static ringbuf_status take_next(port *self, take_function *take, ringbuf_message *message, int64_t deadline_ns, int *raised)
+{
+    for (;;) {
+        int64_t until_ns = 0;
+        ringbuf_status status = take(self->rb, message, 0);
+        while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, raised)) {
+            until_ns = next_look(deadline_ns);
+            PyThreadState *state = PyEval_SaveThread();
+            status = take(self->rb, message, until_ns);
+            PyEval_RestoreThread(state);
+        }
+        if (status != RINGBUF_OK || self->max_attempts == 0 || message->attempts <= self->max_attempts) return status;
+        *raised = bury(self, message) < 0;
+        if (*raised) return RINGBUF_OK;
+    }
+}
+
+/* ---- decoding ---- */
+
+/** A taken message's object: made of bytes of its own. */
+static PyObject *read_copy(port *self, const ringbuf_message *message, ringbuf_status *status)
+{
+    char room[FRAME_HEAD_BYTES];
+    const char *head = message->buffer;
+    Py_ssize_t size = (Py_ssize_t)message->size, known = size;
+    enum frame_kind kind = FRAME_NONE;
+    if (self->framed && size) {
+        if (message->data != head) { /* larger than there was room for, so larger than a head */
+            head = room;
+            known = sizeof room;
+            if ((*status = copy(self->rb, message, room, 0, sizeof room)) != RINGBUF_OK) return NULL;
+        }
+        kind = frame_kind_of((unsigned char)head[0]);
+    }
+    if (kind == FRAME_NONE) {
+        PyObject *bytes = bytes_of(self->rb, message, 0, status);
+        if (!bytes || self->loads == Py_None) return bytes;
+        PyObject *item = call(self->loads, bytes);
+        Py_DECREF(bytes);
+        return item;
+    }
+    if (kind != FRAME_BUFFERS) {
+        Py_ssize_t start = frame_content(head, known, size);
+        if (start < 0) return NULL;
+        if (kind == FRAME_BYTES) return bytes_of(self->rb, message, (size_t)start, status);
+        PyObject *array = PyByteArray_FromStringAndSize(NULL, size - start);
+        if (array) *status = copy(self->rb, message, PyByteArray_AsString(array), (size_t)start, (size_t)(size - start));
+        if (*status != RINGBUF_OK) Py_CLEAR(array);
+        return array;
+    }
+    block *lying = block_private(size, 0);
+    if (lying) *status = copy(self->rb, message, lying->data, 0, (size_t)size);
+    PyObject *whole = lying && *status == RINGBUF_OK ? block_view(lying) : NULL;
+    PyObject *item = whole ? frame_load(self->loads, lying->data, size, whole) : NULL;
+    Py_XDECREF(whole);
+    Py_XDECREF((PyObject *)lying);
+    return item;
+}
+
+/** A taken message's object, which looks at the queue's memory if the message lies in the arena, else at a copy.
+ *  *lying (a reference, or NULL) is what it looks at. */
+static PyObject *read_views(port *self, const ringbuf_message *message, block **lying, ringbuf_status *status)
+{
+    Py_ssize_t size = (Py_ssize_t)message->size;
+    if (message->in_arena && message->data != message->buffer) {
+        *lying = block_of_message(self->rb, message, self->readonly, status);
+    } else {
+        *lying = block_private(size, self->readonly);
+        if (*lying) *status = copy(self->rb, message, (*lying)->data, 0, (size_t)size);
+    }
+    if (!*lying || *status != RINGBUF_OK) return NULL;
+    PyObject *whole = block_view(*lying);
+    if (!whole || self->loads == Py_None) return whole;
+    const char *data = (*lying)->data;
+    enum frame_kind kind = self->framed && size ? frame_kind_of((unsigned char)data[0]) : FRAME_NONE;
+    PyObject *item = NULL;
+    if (kind == FRAME_NONE) {
+        item = call(self->loads, whole);
+    } else if (kind == FRAME_BUFFERS) {
+        item = frame_load(self->loads, data, size, whole);
+    } else {
+        Py_ssize_t start = frame_content(data, size, size);
+        if (start >= 0) item = PySequence_GetSlice(whole, start, size);
+    }
+    Py_DECREF(whole);
+    return item;
+}
+
+/** The object of a taken message.  On failure NULL with an exception, and the message has been ended; *lying as read_views() has it.
+ *  `leased`: what is consumed here is a finished task. */
+static PyObject *read_message(port *self, const ringbuf_message *message, block **lying, int leased)
+{
+    ringbuf_status status = RINGBUF_OK;
+    *lying = NULL;
+    PyObject *item = self->views ? read_views(self, message, lying, &status) : read_copy(self, message, &status);
+    if (item) return item;
+    if (status != RINGBUF_OK) {
+        refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, 1, 0); /* closed: that gave it back */
+        return NULL;
+    }
+    /* Whose fault?  If the message's, it is consumed, unless its attempts are counted; then, and else, it goes back. */
+    PyObject *verdict = verdict_on_error(self, 0);
+    if (!verdict || self->max_attempts) ringbuf_nack(self->rb, message);
+    else if (block_finish(self->rb, message, *lying) == RINGBUF_OK && leased) ringbuf_task_done(self->rb);
+    raise_verdict(verdict);
+    return NULL;
 }
 
 /** port[deadline] */
@@ -185,64 +530,128 @@ static PyObject *port_get(PyObject *object, PyObject *key)
     int64_t deadline_ns;
     if (deadline_of(key, &deadline_ns) < 0) return NULL;
     int raised = 0;
-    int64_t until_ns = 0;
-    ringbuf_status status = ringbuf_take(self->rb, &message, 0);
-    while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, &raised)) {
-        until_ns = next_look(deadline_ns);
-        status = take(self->rb, &message, until_ns);
-    }
+    ringbuf_status status = take_next(self, ringbuf_take, &message, deadline_ns, &raised);
     if (raised) return NULL; /* nothing was taken */
     if (status != RINGBUF_OK) {
         refuse(self, status, 0, deadline_ns, 0);
         return NULL;
     }
-    PyObject *bytes = bytes_of(self->rb, &message, &status);
-    PyObject *item = NULL;
-    if (bytes) {
-        if (self->loads == Py_None) {
-            item = bytes;
-        } else {
-            item = PyObject_CallFunctionObjArgs(self->loads, bytes, NULL);
-            Py_DECREF(bytes);
+    block *lying;
+    PyObject *item = read_message(self, &message, &lying, 0);
+    if (item) {
+        status = block_finish(self->rb, &message, lying);
+        if (status != RINGBUF_OK) { /* closed while we decoded: that gave the message back */
+            Py_CLEAR(item);
+            refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, deadline_ns, 0);
         }
     }
-    if (!item) {
-        if (status != RINGBUF_OK) refuse(self, status, 0, deadline_ns, 0); /* closed: that gave it back */
-        else decide(self, &message);
-        return NULL;
+    Py_XDECREF((PyObject *)lying);
+    return item;
+}
+
+/** port.lease(deadline) -> (Taken, item) */
+static PyObject *port_lease(PyObject *object, PyObject *key)
+{
+    port *self = (port *)object;
+    char small[SMALL_BYTES];
+    int64_t deadline_ns;
+    if (deadline_of(key, &deadline_ns) < 0) return NULL;
+    taken *made = taken_new(object, self->rb);
+    if (!made) return NULL;
+    made->message = (ringbuf_message){.buffer = small, .capacity = sizeof small};
+    int raised = 0;
+    PyObject *item = NULL, *result = NULL;
+    ringbuf_status status = take_next(self, ringbuf_lease, &made->message, deadline_ns, &raised);
+    if (!raised && status != RINGBUF_OK) refuse(self, status, 0, deadline_ns, 0);
+    if (!raised && status == RINGBUF_OK) item = read_message(self, &made->message, &made->lying, 1);
+    made->message.buffer = NULL; /* the other fields say which message it is */
+    if (item) {
+        made->ended = 0;
+        result = PyTuple_Pack(2, (PyObject *)made, item);
+        Py_DECREF(item);
     }
-    status = ringbuf_ack(self->rb, &message);
-    if (status == RINGBUF_OK) return item;
-    Py_DECREF(item); /* closed while we decoded: that gave the message back */
-    refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, deadline_ns, 0);
+    Py_DECREF((PyObject *)made);
+    return result;
+}
+
+/* ---- reserve, commit ---- */
+
+/** port.reserve(size, deadline) -> Block */
+static PyObject *port_reserve(PyObject *object, PyObject *arguments)
+{
+    port *self = (port *)object;
+    Py_ssize_t size;
+    PyObject *key;
+    int64_t deadline_ns;
+    if (!PyArg_ParseTuple(arguments, "nO", &size, &key) || deadline_of(key, &deadline_ns) < 0) return NULL;
+    ringbuf_reservation reservation;
+    int raised = 0;
+    ringbuf_status status = reserve(self->rb, &reservation, (size_t)size, deadline_ns, &raised);
+    if (status == RINGBUF_OK) return (PyObject *)block_of_reservation(self->rb, &reservation);
+    if (!raised) refuse(self, status, 1, deadline_ns, (size_t)size);
+    return NULL;
+}
+
+/** port.commit(block, deadline) */
+static PyObject *port_commit(PyObject *object, PyObject *arguments)
+{
+    port *self = (port *)object;
+    PyObject *filled, *key;
+    int64_t deadline_ns;
+    if (!PyArg_ParseTuple(arguments, "OO", &filled, &key) || deadline_of(key, &deadline_ns) < 0) return NULL;
+    block *block = block_reserved(filled);
+    if (!block) return NULL;
+    int raised = 0;
+    ringbuf_status status = ringbuf_pin(self->rb); /* for who goes on looking at it when it is the queue's */
+    if (status == RINGBUF_OK) {
+        status = commit(self->rb, &block->reservation, deadline_ns, &raised);
+        if (status != RINGBUF_OK) ringbuf_unpin(self->rb);
+    }
+    if (status == RINGBUF_OK) {
+        block_committed(block);
+        Py_RETURN_NONE;
+    }
+    if (!raised) refuse(self, status, 1, deadline_ns, block->reservation.size);
     return NULL;
 }
 
 /* ---- the type ---- */
 
+static PyMethodDef methods[] = {
+    {"lease", port_lease, METH_O, "lease(deadline) -> (Taken, item)"},
+    {"reserve", port_reserve, METH_VARARGS, "reserve(size, deadline) -> Block, to be filled and committed; aborted if dropped"},
+    {"commit", port_commit, METH_VARARGS, "commit(block, deadline): the filled block becomes a message"},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot slots[] = {
     {Py_tp_new, port_new},
     {Py_tp_dealloc, port_dealloc},
+    {Py_tp_traverse, port_traverse},
+    {Py_tp_methods, methods},
     {Py_mp_subscript, port_get},
     {Py_mp_ass_subscript, port_put},
-    {Py_tp_doc, "Port(handle, loads, refuse, undecodable): port[deadline] = data puts, port[deadline] gets."},
+    {Py_tp_doc, "One way of using a queue: port[deadline] = item puts, port[deadline] gets."},
     {0, NULL},
 };
 
 static PyType_Spec spec = {
     .name = "sage_queue._ringbuf.Port",
     .basicsize = sizeof(port),
-    .flags = Py_TPFLAGS_DEFAULT,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 
-/** Add Port to the module that cffi made.  0, or -1.  (cffi has released the GIL.) */
+/** Add our types to the module that cffi made.  0, or -1.  (cffi has released the GIL.) */
 int sage_install_port(void)
 {
     PyGILState_STATE gil = PyGILState_Ensure();
     PyObject *module = PyImport_ImportModule("sage_queue._ringbuf");
-    PyObject *type = module ? PyType_FromSpec(&spec) : NULL;
-    int result = type ? PyObject_SetAttrString(module, "Port", type) : -1;
+    protocol = PyLong_FromLong(5);
+    callback_name = Py_BuildValue("(s)", "buffer_callback");
+    torch_name = PyUnicode_InternFromString("torch");
+    PyObject *type = module && protocol && callback_name && torch_name ? PyType_FromSpec(&spec) : NULL;
+    int result = type && block_install(module) == 0 && taken_install(module) == 0 ? PyObject_SetAttrString(module, "Port", type) : -1;
     if (result < 0) PyErr_Print();
     Py_XDECREF(type);
     Py_XDECREF(module);

@@ -1,18 +1,20 @@
-/* test_queue.c — floor 4: the public calls, each with each outcome that ringbuf.h promises. */
+/* test_queue.c — floor 4: the public calls, each with each outcome that ringbuf.h promises.  Messages of the ring; test_large.c has those of
+ * the arena. */
 #include "support.h"
 
 #include <pthread.h>
 
-enum { CAPACITY = 4096, LARGEST = CAPACITY / 2 };
+enum { CAPACITY = 4096, LARGEST = CAPACITY / 2, ARENA = 64 << 12 };
 
 static ringbuf *queue; /* the one most tests need */
 
-static ringbuf *create_with(uint64_t max_items, uint32_t max_participants)
+static ringbuf *create_with(uint64_t max_items, uint32_t max_participants, uint64_t arena_bytes)
 {
     ringbuf_options options;
     ringbuf *rb = NULL;
     ringbuf_options_init(&options);
     options.capacity_bytes = CAPACITY;
+    options.arena_bytes = arena_bytes;
     options.max_items = max_items;
     options.max_participants = max_participants;
     options.label = "tester";
@@ -21,7 +23,7 @@ static ringbuf *create_with(uint64_t max_items, uint32_t max_participants)
     return rb;
 }
 
-static ringbuf *create(void) { return create_with(0, 16); }
+static ringbuf *create(void) { return create_with(0, 16, ARENA); }
 
 static ringbuf *open_again(void)
 {
@@ -42,7 +44,14 @@ void tearDown(void)
 static void recreate(uint64_t max_items, uint32_t max_participants)
 {
     ringbuf_free(queue);
-    queue = create_with(max_items, max_participants);
+    queue = create_with(max_items, max_participants, ARENA);
+}
+
+/** Begin again without an arena: messages of up to half the ring lie in the ring. */
+static void recreate_without_arena(uint64_t max_items)
+{
+    ringbuf_free(queue);
+    queue = create_with(max_items, 16, 0);
 }
 
 static int64_t in_ms(int64_t ms) { return ringbuf_now_ns() + ms * MILLISECOND; }
@@ -165,7 +174,7 @@ static void test_messages_arrive_whole_and_in_order_across_handles(void)
     ringbuf_free(other);
 }
 
-static void test_random_messages_go_around_a_small_queue_unharmed(void)
+static void send_random_messages_around(void)
 {
     uint8_t sent[LARGEST], got[LARGEST];
     uint64_t put_seed = 1, get_seed = 1, waiting = 0;
@@ -178,7 +187,7 @@ static void test_random_messages_go_around_a_small_queue_unharmed(void)
             waiting++;
             continue;
         }
-        ASSERT_STATUS(RINGBUF_E_TIMEOUT, status);
+        if (status != RINGBUF_E_ARENA_FULL) ASSERT_STATUS(RINGBUF_E_TIMEOUT, status);
         put_seed = before;
         for (uint64_t n = random_below(&before, waiting) + 1; n > 0; n--, waiting--) {
             ASSERT_OK(ringbuf_get(queue, &got_size, got, sizeof got, 0));
@@ -191,11 +200,19 @@ static void test_random_messages_go_around_a_small_queue_unharmed(void)
     }
 }
 
-static void test_a_message_larger_than_the_largest_is_refused_at_once(void)
+static void test_random_messages_go_around_a_small_queue_unharmed(void)
+{
+    send_random_messages_around();
+    recreate_without_arena(0);
+    send_random_messages_around();
+}
+
+static void test_without_an_arena_a_message_larger_than_half_the_ring_is_refused_at_once(void)
 {
     static const uint8_t bytes[LARGEST + 1];
     uint8_t got[LARGEST];
     size_t size;
+    recreate_without_arena(0);
     ASSERT_STATUS(RINGBUF_E_TOO_LARGE, ringbuf_put(queue, bytes, LARGEST + 1, RINGBUF_FOREVER));
     ASSERT_STATUS(RINGBUF_E_TOO_LARGE, ringbuf_put(queue, bytes, SIZE_MAX, RINGBUF_FOREVER));
     assert_empty();
@@ -203,6 +220,22 @@ static void test_a_message_larger_than_the_largest_is_refused_at_once(void)
     ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_put(queue, bytes, LARGEST, 0)); /* one cell is kept free */
     ASSERT_OK(ringbuf_get(queue, &size, got, sizeof got, 0));
     TEST_ASSERT_EQUAL_UINT64(LARGEST, size);
+}
+
+static void test_with_an_arena_only_a_message_larger_than_that_is_refused_and_at_once(void)
+{
+    static const uint8_t bytes[ARENA + 1];
+    static uint8_t got[ARENA];
+    size_t size;
+    ASSERT_STATUS(RINGBUF_E_TOO_LARGE, ringbuf_put(queue, bytes, ARENA + 1, RINGBUF_FOREVER));
+    ASSERT_STATUS(RINGBUF_E_TOO_LARGE, ringbuf_put(queue, bytes, SIZE_MAX, RINGBUF_FOREVER));
+    assert_empty();
+    ASSERT_OK(ringbuf_put(queue, bytes, ARENA, 0));
+    ASSERT_STATUS(RINGBUF_E_ARENA_FULL, ringbuf_put(queue, bytes, LARGEST, 0));
+    put(queue, "small ones go on");
+    ASSERT_OK(ringbuf_get(queue, &size, got, sizeof got, 0));
+    TEST_ASSERT_EQUAL_UINT64(ARENA, size);
+    get(queue, "small ones go on");
 }
 
 static void test_a_buffer_too_small_leaves_the_message_and_tells_its_size(void)
@@ -1030,7 +1063,7 @@ static void test_has_room_agrees_with_what_a_put_then_does(void)
 {
     static const uint8_t bytes[LARGEST + 1];
     for (uint64_t max_items = 0; max_items <= 10; max_items += 5) {
-        recreate(max_items, 16);
+        recreate_without_arena(max_items);
         uint64_t seed = max_items;
         for (int i = 0; i < 3000; i++) {
             size_t size = random_below(&seed, random_below(&seed, 4) ? 300 : LARGEST + 2);
@@ -1039,6 +1072,28 @@ static void test_has_room_agrees_with_what_a_put_then_does(void)
             ringbuf_status status = ringbuf_put(queue, bytes, size, 0);
             ASSERT_STATUS(room ? RINGBUF_OK : size > LARGEST ? RINGBUF_E_TOO_LARGE : RINGBUF_E_TIMEOUT, status);
             if (random_below(&seed, 2)) get_until(queue, 0);
+        }
+    }
+}
+
+static void test_has_room_agrees_with_what_a_put_then_does_also_where_there_is_an_arena(void)
+{
+    static const uint8_t bytes[ARENA + 1];
+    static uint8_t got[ARENA];
+    size_t got_size;
+    for (uint64_t max_items = 0; max_items <= 10; max_items += 5) {
+        recreate(max_items, 16);
+        uint64_t seed = max_items;
+        for (int i = 0; i < 3000; i++) {
+            size_t size = random_below(&seed, random_below(&seed, 4) ? 4 * 4096 : ARENA + 2);
+            if (random_below(&seed, 2)) size %= 513; /* the largest in the ring, and less */
+            int room = -1;
+            ASSERT_OK(ringbuf_has_room(queue, &room, size));
+            ringbuf_status status = ringbuf_put(queue, bytes, size, 0);
+            if (room) ASSERT_OK(status);
+            else if (size > ARENA) ASSERT_STATUS(RINGBUF_E_TOO_LARGE, status);
+            else if (status != RINGBUF_E_ARENA_FULL || size <= 512) ASSERT_STATUS(RINGBUF_E_TIMEOUT, status);
+            if (random_below(&seed, 2)) ringbuf_get(queue, &got_size, got, sizeof got, 0);
         }
     }
 }
@@ -1071,7 +1126,8 @@ int main(void)
     UNITY_BEGIN();
     RUN_TEST(test_messages_arrive_whole_and_in_order_across_handles);
     RUN_TEST(test_random_messages_go_around_a_small_queue_unharmed);
-    RUN_TEST(test_a_message_larger_than_the_largest_is_refused_at_once);
+    RUN_TEST(test_without_an_arena_a_message_larger_than_half_the_ring_is_refused_at_once);
+    RUN_TEST(test_with_an_arena_only_a_message_larger_than_that_is_refused_and_at_once);
     RUN_TEST(test_a_buffer_too_small_leaves_the_message_and_tells_its_size);
     RUN_TEST(test_arguments_that_make_no_sense_are_invalid);
     RUN_TEST(test_an_empty_queue_times_out_at_its_deadline_and_not_before);
@@ -1114,6 +1170,7 @@ int main(void)
     RUN_TEST(test_peers_are_those_attached_now_with_what_they_did_since);
     RUN_TEST(test_the_dead_are_no_peers);
     RUN_TEST(test_has_room_agrees_with_what_a_put_then_does);
+    RUN_TEST(test_has_room_agrees_with_what_a_put_then_does_also_where_there_is_an_arena);
     RUN_TEST(test_max_items_bounds_the_queue_exactly);
     RUN_TEST(test_the_clock_is_monotonic_and_in_nanoseconds);
     return leave_suite_directory(UNITY_END());

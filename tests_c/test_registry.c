@@ -20,6 +20,7 @@ static int ground_fd;
 /** One participant's view. */
 struct view {
     struct rbi_ring ring;
+    struct rbi_arena arena; /* all zero: there is none */
     struct rbi_registry registry;
 };
 
@@ -35,8 +36,12 @@ static rbi_atomic64 *reserved_cells(void) { return &ground->header.lanes[0].rese
 static void view_ground(struct view *view, uint32_t max_participants)
 {
     view_ring(&view->ring);
-    view->registry = (struct rbi_registry){
-        .header = &ground->header, .entries = ground->entries, .ring = &view->ring, .max_participants = max_participants};
+    memset(&view->arena, 0, sizeof view->arena);
+    view->registry = (struct rbi_registry){.header = &ground->header,
+                                           .entries = ground->entries,
+                                           .ring = &view->ring,
+                                           .arena = &view->arena,
+                                           .max_participants = max_participants};
     if (rbi_file_reopen(&view->registry.fd, ground_fd) != RINGBUF_OK) abort();
 }
 

@@ -838,6 +838,208 @@ static void test_a_taken_record_is_found_by_its_owner_and_position_only(void)
     assert_empty();
 }
 
+/* ---- attempts, references, and what was returned elsewhere ---- */
+
+static rbi_atomic64 *size_word(const struct rbi_record *record) { return &slots[record->position % SMALL_RING].size; }
+
+static void test_every_take_of_a_message_is_counted_and_the_count_stays_at_its_ceiling(void)
+{
+    small_ring();
+    put("a");
+    put("b");
+    for (uint32_t attempt = 1; attempt <= 3; attempt++) {
+        struct rbi_record a = take("a"), found;
+        TEST_ASSERT_EQUAL_UINT32(attempt, a.attempts);
+        ASSERT_DONE(rbi_ring_find_taken(&ring, &found, CONSUMER, number_of(&a)));
+        TEST_ASSERT_EQUAL_UINT32(attempt, found.attempts);
+        if (attempt == 2) ASSERT_DONE(rbi_ring_recover(&ring, CONSUMER)); /* a death counts, too */
+        else rbi_ring_give_back(&ring, &a);
+    }
+    struct rbi_record a = take("a");
+    rbi_ring_give_back(&ring, &a);
+    rbi_store_relaxed64(size_word(&a), a.size | (uint64_t)(RBI_ATTEMPTS_MAX - 1) << RBI_ATTEMPTS_SHIFT);
+    for (int i = 0; i < 3; i++) {
+        a = take("a");
+        TEST_ASSERT_EQUAL_UINT32(RBI_ATTEMPTS_MAX, a.attempts);
+        rbi_ring_give_back(&ring, &a);
+    }
+    get("a");
+    struct rbi_record b = take("b");
+    TEST_ASSERT_EQUAL_UINT32(1, b.attempts);
+    rbi_ring_release(&ring, &b);
+    assert_empty();
+}
+
+static struct rbi_record claim_reference(uint64_t size, uint64_t run)
+{
+    struct rbi_record record;
+    ASSERT_DONE(rbi_ring_claim(&ring, &record, PRODUCER, sizeof run));
+    rbi_ring_refer(&record, size, run);
+    return record;
+}
+
+static struct rbi_record take_reference(uint64_t size, uint64_t run)
+{
+    struct rbi_record record;
+    uint64_t got = 0;
+    ASSERT_DONE(rbi_ring_take(&ring, &record, CONSUMER, UINT64_MAX));
+    TEST_ASSERT_TRUE(record.reference);
+    TEST_ASSERT_EQUAL_UINT64(size, record.size);
+    memcpy(&got, record.payload, sizeof got);
+    TEST_ASSERT_EQUAL_UINT64(run, got);
+    return record;
+}
+
+static void test_a_reference_takes_one_cell_and_brings_its_run_and_the_size_of_the_message(void)
+{
+    const uint64_t size = (uint64_t)64 << 30;
+    small_ring();
+    struct rbi_record record = claim_reference(size, 77);
+    publish(&record);
+    put("small");
+    TEST_ASSERT_EQUAL_UINT64(2 * CELL, rbi_ring_used_bytes(&ring));
+    ASSERT_OUTCOME(RBI_RING_SMALL, rbi_ring_take(&ring, &record, CONSUMER, size - 1));
+    TEST_ASSERT_EQUAL_UINT64(size, record.size);
+    record = take_reference(size, 77);
+    TEST_ASSERT_EQUAL_UINT32(1, record.attempts);
+    rbi_ring_give_back(&ring, &record);
+    record = take_reference(size, 77); /* counting does not make it anything else */
+    TEST_ASSERT_EQUAL_UINT32(2, record.attempts);
+    rbi_ring_release(&ring, &record);
+    struct rbi_record small = take("small");
+    TEST_ASSERT_FALSE(small.reference);
+    rbi_ring_release(&ring, &small);
+    assert_empty();
+}
+
+static void test_a_reference_of_several_cells_is_corrupt(void)
+{
+    small_ring();
+    TEST_ASSERT_EQUAL_INT(RBI_RING_OK, put_number(1, 2 * CELL));
+    rbi_store_relaxed64(&slots[head() % SMALL_RING].size, RBI_REFERENCE | 8);
+    assert_take(RBI_RING_CORRUPT);
+}
+
+static void assert_references(uint64_t expected)
+{
+    uint64_t records = UINT64_MAX;
+    ASSERT_DONE(rbi_ring_references(&ring, &records));
+    TEST_ASSERT_EQUAL_UINT64(expected, records);
+}
+
+static void test_references_are_counted_as_long_as_they_are_messages(void)
+{
+    small_ring();
+    put("small");
+    struct rbi_record a = claim_reference(100000, 1), b = claim_reference(100000, 2);
+    assert_references(0); /* being written */
+    publish(&a);
+    publish(&b);
+    assert_references(2);
+    get("small");
+    a = take_reference(100000, 1);
+    assert_references(2);
+    rbi_ring_give_back(&ring, &a);
+    assert_references(2);
+    a = take_reference(100000, 1);
+    rbi_ring_release(&ring, &a);
+    assert_references(1);
+    b = take_reference(100000, 2);
+    rbi_ring_release(&ring, &b);
+    assert_references(0);
+}
+
+static void assert_fate(uint64_t number, enum rbi_kind kind, uint32_t owner, bool reference)
+{
+    uint32_t told_owner = UINT32_MAX;
+    bool told_reference = !reference;
+    TEST_ASSERT_EQUAL_INT(kind, rbi_ring_fate(&ring, number, &told_owner, &told_reference));
+    TEST_ASSERT_EQUAL_UINT32(owner, told_owner);
+    if (kind >= RBI_KIND_READY) TEST_ASSERT_EQUAL(reference, told_reference); /* before, the size is not yet written */
+}
+
+static void test_what_has_become_of_a_record_is_known_until_its_lap_is_over(void)
+{
+    small_ring();
+    struct rbi_record a = claim_reference(100000, 1);
+    uint64_t first = number_of(&a);
+    assert_fate(first, RBI_KIND_CLAIMED, PRODUCER, true);
+    publish(&a);
+    assert_fate(first, RBI_KIND_READY, 0, true);
+    a = take_reference(100000, 1);
+    assert_fate(first, RBI_KIND_TAKEN, CONSUMER, true);
+    rbi_ring_give_back(&ring, &a);
+    assert_fate(first, RBI_KIND_RETURNED, 0, true);
+    a = take_reference(100000, 1);
+    rbi_ring_release(&ring, &a);
+    assert_fate(first, RBI_KIND_RELEASED, 0, true);
+    struct rbi_record b = claim("b");
+    put("c");
+    get("c");
+    assert_fate(number_of(&b), RBI_KIND_SKIPPED, PRODUCER, false);
+    ASSERT_DONE(rbi_ring_void(&ring, &b, PRODUCER));
+    assert_fate(number_of(&b), RBI_KIND_RELEASED, 0, false);
+    for (uint64_t number = 0; number < SMALL_RING; number++) {
+        ASSERT_DONE(put_number(number, 1));
+        get_number(number, 1);
+    }
+    assert_fate(first, RBI_KIND_NONE, 0, false);
+    assert_fate(number_of(&b), RBI_KIND_NONE, 0, false);
+}
+
+static void test_the_fate_of_a_number_that_no_record_has_is_none(void)
+{
+    small_ring();
+    put("a");
+    assert_fate(head(), RBI_KIND_READY, 0, false);
+    assert_fate(head() + 1, RBI_KIND_NONE, 0, false);
+    assert_fate(head() + SMALL_RING, RBI_KIND_NONE, 0, false);
+    assert_fate(head() | (uint64_t)1 << 60, RBI_KIND_NONE, 0, false); /* in another lane */
+    assert_fate(head() | (uint64_t)RBI_LANES << 60, RBI_KIND_NONE, 0, false);
+    assert_fate(UINT64_MAX, RBI_KIND_NONE, 0, false);
+    rbi_store_relaxed64(&cursors->reserved_cells, 0); /* and where there are no pages, nobody looks */
+    rbi_store_relaxed64(&ring.lanes[0].reserved_seen, 0);
+    assert_fate(head(), RBI_KIND_NONE, 0, false);
+}
+
+static void test_a_ring_that_looks_aside_leaves_clearing_the_hint_to_its_caller(void)
+{
+    struct rbi_record record;
+    small_ring();
+    ring.looks_aside = true;
+    assert_take(RBI_RING_EMPTY);
+    rbi_ring_set_returned(&ring);
+    TEST_ASSERT_TRUE(rbi_ring_some_returned(&ring));
+    TEST_ASSERT_TRUE(rbi_ring_may_take(&ring));
+    ASSERT_OUTCOME(RBI_RING_ASIDE, rbi_ring_take(&ring, &record, CONSUMER, UINT64_MAX));
+    uint64_t seen = record.position;
+    TEST_ASSERT_EQUAL_UINT64(rbi_load_total64(returned_word()), seen);
+    rbi_ring_set_returned(&ring); /* something was returned after we looked */
+    rbi_ring_clear_returned(&ring, seen);
+    TEST_ASSERT_TRUE(hint());
+    ASSERT_OUTCOME(RBI_RING_ASIDE, rbi_ring_take(&ring, &record, CONSUMER, UINT64_MAX));
+    TEST_ASSERT_TRUE(record.position != seen);
+    rbi_ring_clear_returned(&ring, record.position);
+    TEST_ASSERT_FALSE(rbi_ring_some_returned(&ring));
+    assert_empty();
+}
+
+static void test_a_ring_that_looks_aside_gives_what_was_returned_to_it_first_and_then_does_not_pass_the_hint_by(void)
+{
+    struct rbi_record record;
+    small_ring();
+    ring.looks_aside = true;
+    put("a");
+    put("b");
+    struct rbi_record a = take("a");
+    rbi_ring_give_back(&ring, &a);
+    get("a");
+    ASSERT_OUTCOME(RBI_RING_ASIDE, rbi_ring_take(&ring, &record, CONSUMER, UINT64_MAX)); /* before b, which is younger */
+    rbi_ring_clear_returned(&ring, record.position);
+    get("b");
+    assert_empty();
+}
+
 /* ---- counting, and reclaim ---- */
 
 static void test_the_count_is_exact_in_every_irregular_situation(void)
@@ -1271,7 +1473,7 @@ static void test_a_word_of_an_unknown_kind_is_corrupt_to_a_taker(void)
 static void test_a_size_beyond_the_cells_of_its_record_is_corrupt_and_not_read(void)
 {
     small_ring();
-    static const uint64_t sizes[] = {CELL + 1, SMALL_RING * CELL, UINT64_MAX / 2, UINT64_MAX};
+    static const uint64_t sizes[] = {CELL + 1, SMALL_RING * CELL, RBI_SIZE_MASK, RBI_REFERENCE - 1};
     put("a");
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         rbi_store_relaxed64(&slots[head() % SMALL_RING].size, sizes[i]);
@@ -1307,29 +1509,39 @@ static void test_a_reclaim_more_than_a_ring_behind_is_corrupt_to_a_walk(void)
     ASSERT_OUTCOME(RBI_RING_CORRUPT, rbi_ring_recover(&ring, OTHER));
 }
 
+static volatile uint64_t sink; /* so that what is read for nothing is read all the same */
+
 /** Everything a ring can be asked, once; what it answers does not matter. */
 static void ask_everything(uint64_t *seed)
 {
     struct rbi_record record;
     uint64_t count;
+    uint32_t owner;
+    bool reference;
+    ring.looks_aside = random_below(seed, 2);
     if (rbi_ring_stuck_at(&ring, 0) || random_below(seed, 4) == 0) rbi_ring_bypass(&ring);
     int room = rbi_ring_has_room(&ring, random_below(seed, SMALL_RING * CELL / 2 + 1)) + rbi_ring_may_take(&ring);
     (void)room;
     rbi_ring_used_bytes(&ring);
     rbi_ring_count(&ring, &count);
     rbi_ring_census(&ring, &count, (uint32_t)next_random(seed) & 0xff);
+    rbi_ring_references(&ring, &count);
+    rbi_ring_fate(&ring, next_random(seed) >> random_below(seed, 64), &owner, &reference);
+    if (rbi_ring_some_returned(&ring)) rbi_ring_set_returned(&ring);
     for (int i = 0; i < 3; i++) {
         uint64_t size = random_below(seed, rbi_ring_max_payload(&ring) + 1);
         if (rbi_ring_claim(&ring, &record, PRODUCER, size) == RBI_RING_OK) {
             /* Written where it lies: a heap buffer of two data regions has all of it. */
             memset(record.payload, 0x5a, size);
+            if (random_below(seed, 4) == 0) rbi_ring_refer(&record, next_random(seed) >> 24, next_random(seed));
             if (random_below(seed, 2)) rbi_ring_publish(&ring, &record, PRODUCER);
             else rbi_ring_void(&ring, &record, PRODUCER);
         }
         if (rbi_ring_take(&ring, &record, CONSUMER, random_below(seed, 2) ? UINT64_MAX : 100) == RBI_RING_OK) {
-            uint64_t sum = 0;
-            for (uint64_t b = 0; b < record.size; b++) sum += record.payload[b];
-            (void)sum;
+            /* Of a reference only the number of its run lies here. */
+            uint64_t sum = 0, bytes = record.reference ? sizeof(uint64_t) : record.size;
+            for (uint64_t b = 0; b < bytes; b++) sum += record.payload[b];
+            sink = sum;
             if (random_below(seed, 2)) rbi_ring_release(&ring, &record);
             else rbi_ring_give_back(&ring, &record);
         }
@@ -1619,6 +1831,14 @@ int main(void)
     RUN_TEST(test_a_hint_without_a_returned_message_is_harmless);
     RUN_TEST(test_a_message_too_large_for_the_caller_stays_where_it_is);
     RUN_TEST(test_a_taken_record_is_found_by_its_owner_and_position_only);
+    RUN_TEST(test_every_take_of_a_message_is_counted_and_the_count_stays_at_its_ceiling);
+    RUN_TEST(test_a_reference_takes_one_cell_and_brings_its_run_and_the_size_of_the_message);
+    RUN_TEST(test_a_reference_of_several_cells_is_corrupt);
+    RUN_TEST(test_references_are_counted_as_long_as_they_are_messages);
+    RUN_TEST(test_what_has_become_of_a_record_is_known_until_its_lap_is_over);
+    RUN_TEST(test_the_fate_of_a_number_that_no_record_has_is_none);
+    RUN_TEST(test_a_ring_that_looks_aside_leaves_clearing_the_hint_to_its_caller);
+    RUN_TEST(test_a_ring_that_looks_aside_gives_what_was_returned_to_it_first_and_then_does_not_pass_the_hint_by);
     RUN_TEST(test_the_count_is_exact_in_every_irregular_situation);
     RUN_TEST(test_a_claim_being_written_is_not_skipped_for_nothing_when_it_is_the_only_one);
     RUN_TEST(test_the_census_counts_records_by_kind);

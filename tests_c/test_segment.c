@@ -107,15 +107,21 @@ static void get(ringbuf *rb, const char *text)
 static bool exists(const char *path) { return access(path, F_OK) == 0; }
 
 /** Make a queue with one message in it and leave; returns its path. */
-static const char *leave_queue_behind(const char *name)
+static const char *leave_behind_with(const char *name, const ringbuf_options *options)
 {
     static char path[512];
-    ringbuf *rb = create(name);
+    ringbuf *rb = create_with(name, options);
     put(rb, "left behind");
     snprintf(path, sizeof path, "%s", ringbuf_path(rb));
     ringbuf_free(rb);
     TEST_ASSERT_TRUE(exists(path));
     return path;
+}
+
+static const char *leave_queue_behind(const char *name)
+{
+    ringbuf_options options = defaults();
+    return leave_behind_with(name, &options);
 }
 
 /* ---- files ---- */
@@ -267,7 +273,10 @@ static void test_mode_fresh_replaces_a_file_that_is_no_queue(void)
 
 static void test_arguments_that_make_no_sense_are_invalid_and_make_nothing(void)
 {
-    enum { CASES = 12 };
+    enum { CASES = 15 };
+    char long_note[RBI_NOTE_BYTES + 1];
+    memset(long_note, 'x', sizeof long_note);
+    long_note[RBI_NOTE_BYTES] = '\0';
     ringbuf_options cases[CASES];
     for (int i = 0; i < CASES; i++) cases[i] = defaults();
     cases[0].capacity_bytes = 0;
@@ -282,6 +291,9 @@ static void test_arguments_that_make_no_sense_are_invalid_and_make_nothing(void)
     cases[9].permissions = 01600;
     cases[10].tag = "a tag that has thirty-two bytes!";
     cases[11].struct_bytes = 8;
+    cases[12].arena_bytes = (UINT64_C(64) << 30) + 1;
+    cases[13].arena_bytes = UINT64_MAX;
+    cases[14].note = long_note;
     for (int i = 0; i < CASES; i++) assert_create(RINGBUF_E_INVALID, "queue", &cases[i]);
     ringbuf_options persistent = defaults();
     persistent.flags = RINGBUF_PERSISTENT;
@@ -298,26 +310,84 @@ static void test_info_tells_what_the_queue_was_made_with(void)
     options.max_participants = 77;
     options.flags = RINGBUF_AUTO_CLEANUP;
     options.permissions = 0640;
+    options.arena_bytes = 100000; /* likewise */
     options.tag = "a tag that has thirty-one bytes";
+    options.note = "what is to be done with messages that nobody can handle";
     mode_t before = umask(0077);
     ringbuf *rb = create_with("queue", &options);
     umask(before);
     ringbuf_info info = info_of(rb);
     TEST_ASSERT_EQUAL_UINT64(1 << 17, info.capacity_bytes);
-    TEST_ASSERT_EQUAL_UINT64(1 << 16, info.max_message_bytes);
+    TEST_ASSERT_EQUAL_UINT64(4096, info.block_bytes);
+    TEST_ASSERT_EQUAL_UINT64(64 * 4096, info.arena_bytes);
+    TEST_ASSERT_EQUAL_UINT64(64 * 4096, info.max_message_bytes);
+    TEST_ASSERT_EQUAL_UINT64((1 << 17) / 8, info.ring_message_bytes);
     TEST_ASSERT_EQUAL_UINT64(9, info.max_items);
     TEST_ASSERT_EQUAL_UINT32(77, info.max_participants);
     TEST_ASSERT_EQUAL_UINT32(RINGBUF_AUTO_CLEANUP, info.flags);
     TEST_ASSERT_EQUAL_UINT32(0640, info.permissions);
     TEST_ASSERT_EQUAL_UINT32(getpid(), info.creator_pid);
     TEST_ASSERT_EQUAL_STRING(options.tag, info.tag);
+    TEST_ASSERT_EQUAL_STRING(options.note, info.note);
     struct stat facts = stat_of(ringbuf_path(rb));
     TEST_ASSERT_EQUAL_UINT64((uint64_t)facts.st_size, info.file_bytes);
     TEST_ASSERT_EQUAL_UINT32(0640, facts.st_mode & 07777); /* whatever the umask */
     ringbuf_free(rb);
     rb = create("default");
     TEST_ASSERT_EQUAL_UINT32(0600, stat_of(ringbuf_path(rb)).st_mode & 07777);
+    TEST_ASSERT_EQUAL_UINT64(64 << 20, info_of(rb).arena_bytes);
+    TEST_ASSERT_EQUAL_STRING("", info_of(rb).note);
     ringbuf_free(rb);
+}
+
+static void test_without_an_arena_the_largest_message_is_half_the_ring(void)
+{
+    ringbuf_options options = defaults();
+    options.capacity_bytes = 1 << 17;
+    options.arena_bytes = 0;
+    ringbuf *rb = create_with("queue", &options);
+    ringbuf_info info = info_of(rb);
+    TEST_ASSERT_EQUAL_UINT64(0, info.arena_bytes);
+    TEST_ASSERT_EQUAL_UINT64(1 << 16, info.max_message_bytes);
+    TEST_ASSERT_EQUAL_UINT64(1 << 16, info.ring_message_bytes);
+    ringbuf_free(rb);
+}
+
+static void test_an_arena_has_at_least_the_bytes_asked_for_and_no_more_blocks_than_its_table_can_name(void)
+{
+    static const struct { uint64_t asked, arena, block; } cases[] = {
+        {1, 64 << 12, 1 << 12},
+        {64 << 12, 64 << 12, 1 << 12},
+        {(64 << 12) + 1, 128 << 12, 1 << 12},
+        {1 << 28, 1 << 28, 1 << 12}, /* 2^16 blocks */
+        {(1 << 28) + 1, (1 << 28) + (64 << 13), 1 << 13},
+        {UINT64_C(64) << 30, UINT64_C(64) << 30, 1 << 20},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases - SANITIZED; i++) {
+        ringbuf_options options = defaults();
+        options.arena_bytes = cases[i].asked;
+        ringbuf *rb = create_with("queue", &options);
+        ringbuf_info info = info_of(rb);
+        TEST_ASSERT_EQUAL_UINT64(cases[i].arena, info.arena_bytes);
+        TEST_ASSERT_EQUAL_UINT64(cases[i].block, info.block_bytes);
+        TEST_ASSERT_EQUAL_UINT64(cases[i].arena, info.max_message_bytes);
+        TEST_ASSERT_EQUAL_UINT64((1 << 16) / 8, info.ring_message_bytes);
+        TEST_ASSERT_LESS_THAN_INT64(64 << 10, stat_of(ringbuf_path(rb)).st_blocks * 512);
+        ringbuf_free(rb);
+    }
+}
+
+static void test_the_largest_message_of_a_ring_beside_an_arena_is_an_eighth_of_it_and_64_kib_at_most(void)
+{
+    static const struct { uint64_t capacity, largest; } cases[] = {
+        {4096, 512}, {1 << 16, 1 << 13}, {1 << 19, 1 << 16}, {1 << 20, 1 << 16}, {1 << 24, 1 << 16}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ringbuf_options options = defaults();
+        options.capacity_bytes = cases[i].capacity;
+        ringbuf *rb = create_with("queue", &options);
+        TEST_ASSERT_EQUAL_UINT64(cases[i].largest, info_of(rb).ring_message_bytes);
+        ringbuf_free(rb);
+    }
 }
 
 static void test_the_smallest_and_the_largest_queue_work_and_take_little_memory_while_empty(void)
@@ -603,7 +673,7 @@ static void test_every_flipped_bit_of_the_stamp_is_noticed(void)
 
 static void test_a_sealed_stamp_with_absurd_sizes_is_corrupt(void)
 {
-    enum { CASES = 14 };
+    enum { CASES = 22 };
     const char *path = leave_queue_behind("queue");
     struct rbi_stamp good = read_stamp(path), cases[CASES];
     for (int i = 0; i < CASES; i++) cases[i] = good;
@@ -620,6 +690,14 @@ static void test_a_sealed_stamp_with_absurd_sizes_is_corrupt(void)
     cases[10].name_bytes = 0;
     cases[11].name_bytes = UINT64_MAX;
     cases[13].lanes = RBI_LANES + 1;
+    cases[14].blocks += 1; /* no multiple of the parts */
+    cases[15].blocks = UINT64_MAX - RBI_TABLE_PARTS + 1;
+    cases[16].block_log2 = RBI_BLOCK_MIN_LOG2 - 1;
+    cases[17].block_log2 = 63;
+    cases[18].table_offset += 4096;
+    cases[19].runs_offset = 0;
+    cases[20].arena_offset -= 4096;
+    memset(cases[21].note, 'x', sizeof cases[21].note);
     memset(cases[12].tag, 'x', sizeof cases[12].tag);
     for (int i = 0; i < CASES; i++) {
         write_sealed(path, cases[i]);
@@ -641,8 +719,13 @@ static void call_everything(ringbuf *rb)
     ringbuf_stats stats;
     ringbuf_peer peers[4];
     ringbuf_message message = {0};
+    ringbuf_reservation reservation;
+    ringbuf_findings findings;
+    static const uint8_t large[20000];
+    static uint8_t copy[sizeof large];
     ringbuf_size(rb, &number);
     ringbuf_has_room(rb, &room, 100);
+    ringbuf_has_room(rb, &room, sizeof large);
     ringbuf_get_stats(rb, &stats);
     ringbuf_get_peers(rb, &size, peers, 4);
     for (int i = 0; i < 3; i++) {
@@ -652,6 +735,17 @@ static void call_everything(ringbuf *rb)
         if (ringbuf_take(rb, &message, 0) == RINGBUF_OK && ringbuf_nack(rb, &message) == RINGBUF_OK &&
             ringbuf_take(rb, &message, 0) == RINGBUF_OK)
             ringbuf_ack(rb, &message);
+        ringbuf_put(rb, large, sizeof large - (size_t)i * 9000, rbi_monotonic_ns() + MILLISECOND);
+        if (ringbuf_lease(rb, &message, 0) == RINGBUF_OK) {
+            ringbuf_copy(rb, &message, copy, 0, message.size < sizeof copy ? message.size : sizeof copy);
+            if (i % 2 == 0) ringbuf_nack(rb, &message);
+            else if (ringbuf_keep(rb, &message) == RINGBUF_OK) ringbuf_release(rb, &message);
+        }
+        if (ringbuf_reserve(rb, &reservation, sizeof large, 0) == RINGBUF_OK) {
+            memset(reservation.data, i, sizeof large);
+            if (i || ringbuf_commit(rb, &reservation, sizeof large, 0) != RINGBUF_OK) ringbuf_abort(rb, &reservation);
+        }
+        ringbuf_check(rb, &findings);
     }
     ringbuf_task_done(rb);
     ringbuf_join(rb, 0);
@@ -661,16 +755,20 @@ static void call_everything(ringbuf *rb)
 
 static void test_garbage_behind_a_good_stamp_crashes_nobody_and_hangs_nobody(void)
 {
-    enum { GARBAGE_BYTES = 64 << 10 };
+    enum { GARBAGE_BYTES = 64 << 10, PARTS = offsetof(struct rbi_header, arena) + offsetof(struct rbi_arena_words, parts) };
     static uint8_t garbage[GARBAGE_BYTES];
+    ringbuf_options options = defaults();
+    options.capacity_bytes = 4096; /* so that all up to the arena is garbage */
+    options.arena_bytes = 1;
     memset(garbage, 0, sizeof garbage);
-    for (uint64_t round = 0; round < 200; round++) {
-        const char *path = leave_queue_behind("queue");
-        uint64_t seed = round, density = 1 + random_below(&seed, 64);
-        for (size_t i = 2048; i < sizeof garbage; i++)
-            garbage[i] = random_below(&seed, density) ? 0 : (uint8_t)next_random(&seed);
+    for (uint64_t round = 0; round < 300; round++) {
+        const char *path = leave_behind_with("queue", &options);
+        uint64_t seed = round, density = 1 + random_below(&seed, 64), end = read_stamp(path).arena_offset;
+        TEST_ASSERT_LESS_OR_EQUAL_UINT64(sizeof garbage, end);
+        for (size_t i = 2048; i < end; i++) garbage[i] = random_below(&seed, density) ? 0 : (uint8_t)next_random(&seed);
+        if (round % 2) memset(garbage + PARTS, 0xff, sizeof(uint64_t)); /* what the table says counts */
         ringbuf *early = open_queue("queue"), *late = NULL;
-        write_at(path, 2048, garbage + 2048, sizeof garbage - 2048);
+        write_at(path, 2048, garbage + 2048, end - 2048);
         call_everything(early);
         if (ringbuf_open(&late, "queue", NULL) == RINGBUF_OK) call_everything(late);
         ringbuf_free(late);
@@ -1241,6 +1339,9 @@ int main(void)
     RUN_TEST(test_mode_fresh_replaces_a_file_that_is_no_queue);
     RUN_TEST(test_arguments_that_make_no_sense_are_invalid_and_make_nothing);
     RUN_TEST(test_info_tells_what_the_queue_was_made_with);
+    RUN_TEST(test_without_an_arena_the_largest_message_is_half_the_ring);
+    RUN_TEST(test_an_arena_has_at_least_the_bytes_asked_for_and_no_more_blocks_than_its_table_can_name);
+    RUN_TEST(test_the_largest_message_of_a_ring_beside_an_arena_is_an_eighth_of_it_and_64_kib_at_most);
     RUN_TEST(test_the_smallest_and_the_largest_queue_work_and_take_little_memory_while_empty);
     RUN_TEST(test_any_name_works_and_no_two_share_a_queue);
     RUN_TEST(test_an_empty_name_and_one_of_1025_bytes_are_invalid);

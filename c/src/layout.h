@@ -3,12 +3,13 @@
  * Owns: the structs, their offsets, the words' bit fields, and the asserts that hold them to the picture.  docs/layout.md is the
  * same in prose.  Refuses to know: what the words mean over time (ring.c, registry.c, wait.c).
  *
- *   0           8192                       A (page)                          B (page)
- *   | header    | participants, 128 B each | slots of lane 0 | 1 | 2 | 3 | data of lane 0 | 1 | 2 | 3 |
- *   | two pages | owner number - 1         | 64 B each, one per cell       | each mapped twice in a row      |
+ *   0           8192                       slots (page)                      table      runs        arena    data (page)
+ *   | header    | participants, 128 B each | slots of lane 0 | 1 | 2 | 3 | block    | a run's   | blocks | data of lane 0 | 1 | 2 | 3 |
+ *   | two pages | owner number - 1         | 64 B each, one per cell       | words    | entry     |        | each mapped twice in a row |
+ *                                                                       | 8 B each | 16 B each |
  *
  * Only fixed-width integers and offsets live here: no pointer, size_t, bool, enum or pthread type.  Padding is named and zero.
- * Zero bytes are a valid, empty ring: pages that nobody has reached need no initialization (and no memory). */
+ * Zero bytes are a valid, empty ring and a valid, empty arena: pages that nobody has reached need no initialization (and no memory). */
 #ifndef RBI_LAYOUT_H
 #define RBI_LAYOUT_H
 
@@ -17,11 +18,12 @@
 #include <stddef.h>
 
 enum {
-    RBI_LAYOUT_VERSION = 1,
+    RBI_LAYOUT_VERSION = 2,
     RBI_HEADER_BYTES = 8192,
     RBI_LANES = 4,               /* a ring and three spare ones: see ring.c on lanes */
     RBI_NAME_MAX_BYTES = 1024,
     RBI_TAG_BYTES = 32,
+    RBI_NOTE_BYTES = 512,
     RBI_LABEL_BYTES = 32,
     RBI_ID_BYTES = 16,
     RBI_OWNER_MAX = 4095,        /* owner numbers are 12 bits; 0 is nobody */
@@ -29,6 +31,10 @@ enum {
     RBI_CELL_MIN_LOG2 = 7,       /* 128 B: two cache lines, so that neighbours never share one */
     RBI_CELLS_MIN_LOG2 = 5,
     RBI_CELLS_MAX_LOG2 = 20,     /* larger queues get larger cells */
+    RBI_RING_LIMIT_BYTES = 65536,/* a message of more than this, or of more than an eighth of the capacity, lies in the arena */
+    RBI_BLOCK_MIN_LOG2 = 12,
+    RBI_BLOCKS_MAX_LOG2 = 16,    /* larger arenas get larger blocks */
+    RBI_TABLE_PARTS = 64,        /* the table gets its pages in this many steps */
 };
 #define RBI_MAGIC UINT64_C(0x31664275426e6952) /* "RinBuBf1", also tells the byte order */
 
@@ -56,10 +62,42 @@ enum rbi_kind {
 /** The record that starts at this cell: its word, its size and, if it is small, its bytes. */
 struct rbi_slot {
     rbi_atomic64 word;
-    rbi_atomic64 size;     /* payload bytes; written by the owner of a claim before it publishes */
+    rbi_atomic64 size;     /* { reference : 1 | 0 : 7 | attempts : 16 | payload bytes : 40 }; see below */
     uint8_t payload[RBI_INLINE_BYTES];
 };
 _Static_assert(sizeof(struct rbi_slot) == 64, "a slot is one cache line");
+
+/* A slot's size word.  Written by the owner of a claim before it publishes; the attempts by who has taken the record.
+ * With RBI_REFERENCE the message lies in the arena, and the slot's payload is the number of its run's first block, in 8 bytes. */
+enum { RBI_ATTEMPTS_SHIFT = 40, RBI_ATTEMPTS_MAX = 65535 };
+#define RBI_SIZE_MASK ((UINT64_C(1) << RBI_ATTEMPTS_SHIFT) - 1)
+#define RBI_REFERENCE (UINT64_C(1) << 63)
+
+/* A block's word, the one truth about the run that begins there (arena.c):
+ *   of the first block of a run:  { 0 : 20 | pages : 2 | length in blocks : 24 | owner : 12 | kind : 4 } */
+enum rbi_block_kind {
+    RBI_BLOCK_FREE = 0,     /* { freed at : 22 | pages : 2 | 0 : 36 | kind }; coarse seconds */
+    RBI_BLOCK_RESERVED = 1, /* `owner` is making, filling or freeing the run */
+    RBI_BLOCK_QUEUED = 2,   /* a message whose slot has, or is about to have, a reference to it; `owner` is who put it, or 0 */
+    RBI_BLOCK_HELD = 3,     /* a message that was delivered, and whose bytes `owner` still looks at */
+    RBI_BLOCK_LEASED = 4,   /* a message that `owner` has taken */
+    RBI_BLOCK_RETURNED = 5, /* a message that waits to be taken again */
+    RBI_BLOCK_REST = 6,     /* a further block of the run whose first block's number stands in place of the length */
+};
+
+/** What is known about the memory behind a block. */
+enum rbi_pages {
+    RBI_PAGES_NONE = 0,     /* there may be none: writing could fail */
+    RBI_PAGES_BACKED = 1,
+    RBI_PAGES_UNSURE = 2,   /* as NONE for who wants to write, as BACKED for who wants to give memory back */
+};
+
+/** More about a run; belongs to its first block's owner. */
+struct rbi_run_entry {
+    rbi_atomic64 size;      /* { attempts : 16 in the place of a slot's | message bytes : 40 } */
+    rbi_atomic64 record;    /* the number of the record in the ring that the message came, or comes, by; of a reservation its ticket */
+};
+_Static_assert(sizeof(struct rbi_run_entry) == 16, "four entries a cache line");
 
 /** An event word for sleepers (wait.c): { count : 31 | WAITERS : 1 }. */
 struct rbi_event {
@@ -85,9 +123,14 @@ struct rbi_stamp {
     uint32_t creator_pid;
     uint32_t permissions;
     uint32_t lanes;                /* RBI_LANES */
-    uint32_t zero;
+    uint32_t block_log2;           /* log2 of the bytes of an arena block */
+    uint64_t blocks;               /* a multiple of RBI_TABLE_PARTS; 0: no arena */
+    uint64_t table_offset;
+    uint64_t runs_offset;
+    uint64_t arena_offset;
     uint8_t id[RBI_ID_BYTES];
     uint8_t tag[RBI_TAG_BYTES];
+    uint8_t note[RBI_NOTE_BYTES];
     uint64_t name_bytes;
     uint8_t name[RBI_NAME_MAX_BYTES];
     uint64_t checksum;             /* FNV-1a of everything above */
@@ -114,6 +157,14 @@ struct rbi_order {
     uint64_t zero[13];
 };
 
+/** What the arena's users share beside its table. */
+struct rbi_arena_words {
+    rbi_atomic64 parts;            /* a bit for each of RBI_TABLE_PARTS equal parts of table and entries: it has pages; only grows */
+    uint64_t zero_parts[15];
+    rbi_atomic64 short_end;        /* short runs are looked for below this block first; 0: below the last.  A guess */
+    uint64_t zero_short[15];
+};
+
 /** The header pages. */
 struct rbi_header {
     struct rbi_stamp stamp;
@@ -126,7 +177,9 @@ struct rbi_header {
     rbi_atomic32 participants_high;/* entries [0, here) may be in use; only grows */
     rbi_atomic64 recoveries;
     uint64_t zero_shared[14];
-    uint8_t zero_page[2048 - 5 * 128];
+    struct rbi_event room;         /* who waits for room in the arena sleeps here */
+    struct rbi_arena_words arena;
+    uint8_t zero_page[2048 - 8 * 128];
     struct rbi_cursors lanes[RBI_LANES];
     uint8_t zero_end[4096 - RBI_LANES * sizeof(struct rbi_cursors)];
 };

@@ -21,7 +21,7 @@ struct rbi_file_facts {
 
 /* ---- files ---- */
 
-/** Make a file without a name in `directory`.  RINGBUF_E_SYSTEM if the file system cannot. */
+/** Make a file without a name in `directory`.  RINGBUF_E_NO_DIRECTORY if it is none, or its file system cannot. */
 ringbuf_status rbi_file_make_unnamed(rbi_fd *fd, const char *directory, uint32_t permissions);
 /** Give it a name.  RINGBUF_E_EXISTS if the name is taken. */
 ringbuf_status rbi_file_link(rbi_fd fd, const char *path);
@@ -39,6 +39,9 @@ ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count);
 ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes);
 /** Make sure that [offset, offset + bytes) has memory behind it; RINGBUF_E_NO_SPACE otherwise. */
 ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes);
+
+/** Give the memory behind [offset, offset + bytes), whole pages, back to the system; they read as zeros then. */
+ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes);
 
 /* ---- byte locks on a file: held by the open file, dropped by the kernel when its last holder is gone, however it died ---- */
 

@@ -2,9 +2,9 @@
  *
  * Join:    lock the byte -> write the entry -> state = in use -> raise participants_high.
  *          Death before `state`: the entry is free, the lock gone.  After it: in use without a lock, that is, dead.
- * Recover: lock the byte -> ring (ring.c) -> wake everybody -> forgive its tasks -> entry free -> unlock.
+ * Recover: lock the byte -> arena (arena.c) -> ring (ring.c) -> wake everybody -> forgive its tasks -> entry free -> unlock.
  *          Each step may be done twice: a death in between leaves the entry in use and its lock free, and the next one begins anew.
- * Leave:   ring (what it took goes back) -> entry free -> unlock.
+ * Leave:   arena, ring (what it took goes back) -> entry free -> unlock.
  *
  * Everybody is woken because the dead one may have swallowed a wake, and because its void claims may make room. */
 #include "registry.h"
@@ -56,14 +56,26 @@ static void forgive(const struct rbi_registry *registry, struct rbi_participant 
     if (lost > 0) rbi_store_total64(&entry->forgiven, rbi_load_relaxed64(&entry->forgiven) + (uint64_t)lost);
 }
 
+/** Undo what participant `number` has left half done: the arena first, which needs the ring as it was left. */
+static ringbuf_status undo(struct rbi_registry *registry, uint32_t number, bool keep)
+{
+    uint64_t now_s = (uint64_t)rbi_monotonic_ns() / 1000000000;
+    enum rbi_arena_outcome arena = rbi_arena_recover(registry->arena, registry->ring, number, keep, now_s);
+    enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);
+    rbi_event_wake_all(&registry->header->items);
+    rbi_event_wake_all(&registry->header->space);
+    rbi_event_wake_all(&registry->header->room);
+    rbi_event_wake_all(&registry->header->tasks);
+    return arena == RBI_ARENA_OK && ring == RBI_RING_OK ? RINGBUF_OK : RINGBUF_E_CORRUPT;
+}
+
 /** Clean up after participant `number`, whose lock we hold. */
 static ringbuf_status recover_one(struct rbi_registry *registry, uint32_t number)
 {
     struct rbi_participant *entry = &registry->entries[number - 1];
     RBI_POINT(recovery_locked);
-    if (rbi_ring_recover(registry->ring, number) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
-    rbi_event_wake_all(&registry->header->items);
-    rbi_event_wake_all(&registry->header->space);
+    ringbuf_status status = undo(registry, number, false);
+    if (status != RINGBUF_OK) return status;
     RBI_POINT(recovery_woke);
     forgive(registry, entry);
     RBI_POINT(recovery_forgave);
@@ -153,12 +165,15 @@ ringbuf_status rbi_registry_join(struct rbi_registry *registry, const char *labe
     return RINGBUF_E_CROWDED;
 }
 
+void rbi_registry_give_back(struct rbi_registry *registry, bool keep)
+{
+    if (registry->self) undo(registry, registry->self, keep); /* a damaged queue cannot be left more orderly */
+}
+
 void rbi_registry_leave(struct rbi_registry *registry)
 {
     if (registry->self == 0) return;
-    rbi_ring_recover(registry->ring, registry->self); /* a damaged ring cannot be left more orderly */
-    rbi_event_wake_all(&registry->header->items);
-    rbi_event_wake_all(&registry->header->space);
+    rbi_registry_give_back(registry, false);
     rbi_store_total32(&rbi_registry_me(registry)->state, ENTRY_FREE); /* [E5] */
     RBI_POINT(entry_freed);
     rbi_lock_drop(registry->fd, RBI_LOCK_OWNER + registry->self);

@@ -10,13 +10,14 @@
 #ifndef RBI_REGISTRY_H
 #define RBI_REGISTRY_H
 
+#include "arena.h"
 #include "platform.h"
-#include "ring.h"
 
 struct rbi_registry {
     struct rbi_header *header;
     struct rbi_participant *entries;
     struct rbi_ring *ring;
+    struct rbi_arena *arena;
     rbi_fd fd;
     uint32_t max_participants;
     uint32_t self;               /* our number; 0: not a participant (yet) */
@@ -25,6 +26,9 @@ struct rbi_registry {
 /** Become a participant.  RINGBUF_OK, RINGBUF_E_CROWDED, or what reserving the entry's page or locking says.
  *  Callers serialise calls on one registry. */
 ringbuf_status rbi_registry_join(struct rbi_registry *registry, const char *label);
+
+/** Give back what we have taken; with `keep`, what we hold and have reserved stays ours.  No call of ours is under way. */
+void rbi_registry_give_back(struct rbi_registry *registry, bool keep);
 
 /** Give back what we hold, free our entry.  Nobody acts in our name any more.  Does nothing if we are no participant. */
 void rbi_registry_leave(struct rbi_registry *registry);

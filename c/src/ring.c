@@ -77,6 +77,8 @@
  * `void` the same as `release`, needs no initialization and halves the words that a recovery has to understand. */
 #include "ring.h"
 
+#include <string.h>
+
 /* ---- words and cursors, taken apart and put together ---- */
 
 enum { KIND_BITS = 4, OWNER_BITS = 12, CELLS_SHIFT = KIND_BITS + OWNER_BITS };
@@ -232,6 +234,7 @@ void rbi_ring_init(struct rbi_ring *ring, struct rbi_order *order, uint32_t cell
     ring->cells_log2 = cells_log2;
     ring->cell_log2 = cell_log2;
     ring->patience = 256;
+    ring->looks_aside = false;
     ring->max_items = max_items;
     ring->lane_count = 0;
 }
@@ -335,14 +338,22 @@ static void help_head(struct rbi_ring *ring, struct rbi_lane *lane)
     }
 }
 
-/** Tell consumers that there is, or may be, a RETURNED record.  After the fact.  [T6 hint] pairs with the looks in rbi_ring_take(). */
-static void set_returned(struct rbi_ring *ring)
+bool rbi_ring_some_returned(struct rbi_ring *ring) { return rbi_load_total64(&ring->order->returned) & 1; /* [T6] */ }
+
+/** Tell consumers that there is, or may be, something RETURNED.  After the fact.  [T6 hint] pairs with the looks in rbi_ring_take(). */
+void rbi_ring_set_returned(struct rbi_ring *ring)
 {
     for (;;) {
         uint64_t seen = rbi_load_total64(&ring->order->returned);
         if (rbi_cas_total64(&ring->order->returned, seen, ((seen >> 1) + 1) << 1 | 1)) break;
     }
     RBI_POINT(hint_set);
+}
+
+void rbi_ring_clear_returned(struct rbi_ring *ring, uint64_t seen)
+{
+    rbi_cas_total64(&ring->order->returned, seen, seen & ~UINT64_C(1)); /* [T6]: defeated by any newer setting */
+    RBI_POINT(hint_cleared);
 }
 
 /** Nothing before `position` is in use any more: let `irregular` not fall so far behind that it would seem to lie ahead. */
@@ -436,6 +447,23 @@ enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, 
     *records = 0;
     for (uint32_t i = 0; i < ring->lane_count; i++)
         if (lane_census(ring, &ring->lanes[i], records, kinds) != RBI_RING_OK) return RBI_RING_CORRUPT;
+    return RBI_RING_OK;
+}
+
+static bool count_reference(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word, void *context)
+{
+    enum rbi_kind kind = word_kind(word);
+    bool is_message = kind == RBI_KIND_READY || kind == RBI_KIND_TAKEN || kind == RBI_KIND_RETURNED;
+    /* relaxed: [E1] through the word */
+    if (is_message && rbi_load_relaxed64(&slot_at(ring, lane, position)->size) & RBI_REFERENCE) ++*(uint64_t *)context;
+    return true;
+}
+
+enum rbi_ring_outcome rbi_ring_references(struct rbi_ring *ring, uint64_t *records)
+{
+    *records = 0;
+    for (uint32_t i = 0; i < ring->lane_count; i++)
+        if (walk(ring, &ring->lanes[i], count_reference, records) != RBI_RING_OK) return RBI_RING_CORRUPT;
     return RBI_RING_OK;
 }
 
@@ -590,10 +618,19 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
         record->position = position;
         record->cells = cells;
         record->size = size;
+        record->reference = false;
+        record->attempts = 0;
         record->payload = payload_at(ring, lane, position, size);
         fetch_ahead(ring, lane, position, cells);
         return RBI_RING_OK;
     }
+}
+
+void rbi_ring_refer(struct rbi_record *record, uint64_t size, uint64_t run)
+{
+    memcpy(record->payload, &run, sizeof run);
+    record->size = size;
+    record->reference = true;
 }
 
 enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner)
@@ -601,7 +638,7 @@ enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_r
     struct rbi_slot *slot = slot_at(ring, &ring->lanes[record->lane], record->position);
     uint64_t claimed = word_of(ring, record->position, record->cells, owner, RBI_KIND_CLAIMED);
     /* relaxed: the publish CAS carries it */
-    rbi_store_relaxed64(&slot->size, record->size);
+    rbi_store_relaxed64(&slot->size, record->size | (record->reference ? RBI_REFERENCE : 0));
     RBI_POINT(size_written);
     /* [E1 publish] pairs with load_word() in a take.  Without it a consumer could see READY before the payload and its size.
      * [T1] total: the caller then looks for sleepers. */
@@ -613,7 +650,7 @@ enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_r
     if (!rbi_cas_total64(&slot->word, word_with(claimed, owner, RBI_KIND_SKIPPED), word_with(claimed, 0, RBI_KIND_RETURNED)))
         return RBI_RING_CORRUPT; /* nobody else may have changed it */
     RBI_POINT(published_late);
-    set_returned(ring);
+    rbi_ring_set_returned(ring);
     return RBI_RING_OK;
 }
 
@@ -644,9 +681,23 @@ static bool describe(struct rbi_ring *ring, struct rbi_record *record, struct rb
     record->position = position;
     record->cells = word_cells(ring, word);
     /* relaxed: [E1] through the word, which the caller has read */
-    record->size = rbi_load_relaxed64(&slot_at(ring, lane, position)->size);
-    record->payload = payload_at(ring, lane, position, record->size);
+    uint64_t size = rbi_load_relaxed64(&slot_at(ring, lane, position)->size);
+    record->size = size & RBI_SIZE_MASK;
+    record->reference = size & RBI_REFERENCE;
+    record->attempts = size >> RBI_ATTEMPTS_SHIFT & RBI_ATTEMPTS_MAX;
+    record->payload = payload_at(ring, lane, position, record->reference ? 0 : record->size);
+    if (record->reference) return record->cells == 1;
     return record->size <= RBI_INLINE_BYTES || record->size <= record->cells << ring->cell_log2;
+}
+
+/** Count an attempt on a record that we have taken.  Also attempts of those who died in the next instruction are counted. */
+static void count_attempt(struct rbi_ring *ring, struct rbi_record *record, struct rbi_lane *lane)
+{
+    if (record->attempts == RBI_ATTEMPTS_MAX) return;
+    record->attempts++;
+    /* relaxed: the record is ours; who takes it next has [E1] through the word */
+    rbi_store_relaxed64(&slot_at(ring, lane, record->position)->size,
+                        record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (record->reference ? RBI_REFERENCE : 0));
 }
 
 /** Take a READY or RETURNED record whose word was read as `word`.  EMPTY: it changed, look again. */
@@ -661,6 +712,7 @@ static enum rbi_ring_outcome take_record(struct rbi_ring *ring, struct rbi_recor
     /* acquire on success: [E1]; the size read above is this record's, for the word did not change in between. */
     if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, owner, RBI_KIND_TAKEN)))
         return RBI_RING_EMPTY;
+    count_attempt(ring, record, lane);
     return RBI_RING_OK;
 }
 
@@ -694,7 +746,8 @@ static enum rbi_ring_outcome take_returned_in(struct rbi_ring *ring, struct rbi_
 }
 
 /** Look for a RETURNED record, oldest lane first.  `hint` is `returned` as read, with `some` set.
- *  EMPTY: there is none, and the hint has been cleared if nobody set it anew; or it changed: look again in any case. */
+ *  EMPTY: there is none, and the hint has been cleared if nobody set it anew; or it changed: look again in any case.
+ *  ASIDE: there is none here. */
 static enum rbi_ring_outcome take_returned(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t limit,
                                            uint64_t hint)
 {
@@ -704,8 +757,12 @@ static enum rbi_ring_outcome take_returned(struct rbi_ring *ring, struct rbi_rec
         enum rbi_ring_outcome outcome = take_returned_in(ring, record, owner, limit, lane_of(ring, epoch), hint);
         if (outcome != RBI_RING_EMPTY) return outcome;
     }
-    rbi_cas_total64(&ring->order->returned, hint, hint & ~UINT64_C(1));
-    RBI_POINT(hint_cleared);
+    if (ring->looks_aside) {
+        if (rbi_load_total64(&ring->order->returned) != hint) return RBI_RING_EMPTY;
+        record->position = hint;
+        return RBI_RING_ASIDE;
+    }
+    rbi_ring_clear_returned(ring, hint);
     return RBI_RING_EMPTY;
 }
 
@@ -831,6 +888,20 @@ enum rbi_ring_outcome rbi_ring_find_taken(struct rbi_ring *ring, struct rbi_reco
     return describe(ring, record, lane, position, word) ? RBI_RING_OK : RBI_RING_CORRUPT;
 }
 
+enum rbi_kind rbi_ring_fate(struct rbi_ring *ring, uint64_t number, uint32_t *owner, bool *reference)
+{
+    uint64_t position = number & ((UINT64_C(1) << LANE_SHIFT) - 1);
+    *owner = 0;
+    *reference = false;
+    if (number >> LANE_SHIFT >= ring->lane_count || position > position_mask(ring)) return RBI_KIND_NONE;
+    struct rbi_lane *lane = &ring->lanes[number >> LANE_SHIFT];
+    uint64_t word = peek_word(ring, lane, position);
+    if (!word_is_of(ring, word, position)) return RBI_KIND_NONE;
+    *owner = word_owner(word);
+    *reference = rbi_load_relaxed64(&slot_at(ring, lane, position)->size) & RBI_REFERENCE; /* relaxed: [E1] through the word */
+    return word_kind(word);
+}
+
 void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record)
 {
     /* [E2 release] pairs with reclaim(): our reads of the payload stay before it.
@@ -849,7 +920,7 @@ void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record)
     rbi_store_total64(&slot_at(ring, lane, record->position)->word,
                       word_of(ring, record->position, record->cells, 0, RBI_KIND_RETURNED));
     RBI_POINT(given_back);
-    set_returned(ring);
+    rbi_ring_set_returned(ring);
 }
 
 /* ---- recovery ---- */
@@ -906,7 +977,7 @@ enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner)
         if (recover_lane(ring, &ring->lanes[i], &recovery) != RBI_RING_OK) return RBI_RING_CORRUPT;
     RBI_POINT(recovery_swept);
     /* Also for records that were only met: who returned them may have died before it set the hint. */
-    if (recovery.some_returned) set_returned(ring);
+    if (recovery.some_returned) rbi_ring_set_returned(ring);
     RBI_POINT(recovery_hinted);
     return RBI_RING_OK;
 }
@@ -922,7 +993,7 @@ uint64_t rbi_ring_stuck_at(struct rbi_ring *ring, uint64_t size)
     uint64_t word = peek_word(ring, lane, stuck.position);
     if (!word_is_of(ring, word, stuck.position)) return 0;
     /* Whoever returned it may be stopped, or have died, before he set the hint; consumers would not look. */
-    if (word_kind(word) == RBI_KIND_RETURNED && !(rbi_load_total64(&ring->order->returned) & 1)) set_returned(ring);
+    if (word_kind(word) == RBI_KIND_RETURNED && !(rbi_load_total64(&ring->order->returned) & 1)) rbi_ring_set_returned(ring);
     if (word_kind(word) != RBI_KIND_TAKEN && word_kind(word) != RBI_KIND_SKIPPED) return 0;
     /* Only if more has been consumed behind it: else the ring is full of what waits, and that is what full means. */
     uint64_t behind = advanced(ring, stuck.position, word_cells(ring, word));

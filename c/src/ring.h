@@ -24,6 +24,7 @@ struct rbi_ring {
     uint32_t cell_log2;
     uint32_t patience;           /* pauses to make when another one is at it: writing the message at head, or taking the same turn */
     uint32_t lane_count;
+    bool looks_aside;            /* there is an arena, in which a returned message may be */
     uint64_t max_items;          /* 0: unbounded */
     struct rbi_lane lanes[RBI_LANES];
 };
@@ -35,6 +36,8 @@ enum rbi_ring_outcome {
     RBI_RING_PENDING,      /* nothing to take, but somebody is writing a message */
     RBI_RING_SMALL,        /* the next message is larger than asked for */
     RBI_RING_UNRESERVED,   /* the first record.cells slots and cells of record.lane need pages first (claim only) */
+    RBI_RING_ASIDE,        /* nothing that was returned is in the ring; record.position is what rbi_ring_clear_returned() wants (take
+                              only, and only if the ring looks aside) */
     RBI_RING_CORRUPT,
 };
 
@@ -43,7 +46,9 @@ struct rbi_record {
     uint32_t lane;
     uint64_t position;
     uint64_t cells;
-    uint64_t size;
+    uint64_t size;               /* of the message */
+    bool reference;              /* the message lies in the arena, in the run whose number is the payload's 8 bytes */
+    uint32_t attempts;           /* how often it has been taken, this time included */
     uint8_t *payload;
 };
 
@@ -70,6 +75,9 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
 /** The first `cells` slots and cells of the lane have pages now.  OK or CORRUPT. */
 enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t lane, uint64_t cells);
 
+/** Make the claimed record one that refers to a run of the arena, in which a message of `size` bytes lies. */
+void rbi_ring_refer(struct rbi_record *record, uint64_t size, uint64_t run);
+
 /** Make the filled record a message.  Wait-free but for setting the hint (lock-free).  OK or CORRUPT. */
 enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner);
 
@@ -85,6 +93,15 @@ enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *re
 uint64_t rbi_ring_number_of(const struct rbi_record *record);
 enum rbi_ring_outcome rbi_ring_find_taken(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner,
                                           uint64_t number);
+
+/** What has become of the record with this number: its kind and owner, NONE if its lap is over.  Is it a reference? */
+enum rbi_kind rbi_ring_fate(struct rbi_ring *ring, uint64_t number, uint32_t *owner, bool *reference);
+
+/** Whether something may have been returned; say so; and, after a look everywhere that began with the hint `seen`, that there is
+ *  nothing.  [T6] */
+bool rbi_ring_some_returned(struct rbi_ring *ring);
+void rbi_ring_set_returned(struct rbi_ring *ring);
+void rbi_ring_clear_returned(struct rbi_ring *ring, uint64_t seen);
 
 /** The taken record is done.  Wait-free. */
 void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record);
@@ -114,6 +131,9 @@ enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items);
 
 /** Records of the given kinds (a bit each, 1 << RBI_KIND_…) between reclaim and tail. */
 enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, uint32_t kinds);
+
+/** Messages, waiting or taken, that refer to a run of the arena. */
+enum rbi_ring_outcome rbi_ring_references(struct rbi_ring *ring, uint64_t *records);
 
 /** Bytes of capacity in use. */
 uint64_t rbi_ring_used_bytes(struct rbi_ring *ring);

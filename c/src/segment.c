@@ -91,27 +91,42 @@ static uint64_t slots_bytes_of(const struct rbi_stamp *stamp)
     return round_up(sizeof(struct rbi_slot) << stamp->cells_log2, rbi_page_bytes());
 }
 
-/** Offsets and file size follow from the three sizes and the page size. */
+static uint64_t arena_bytes_of(const struct rbi_stamp *stamp) { return stamp->blocks << stamp->block_log2; }
+
+/** Offsets and file size follow from the sizes and the page size. */
 static void place_regions(struct rbi_stamp *stamp)
 {
     uint64_t page = rbi_page_bytes();
     uint64_t participants = (uint64_t)stamp->max_participants * sizeof(struct rbi_participant);
     stamp->slots_offset = round_up(RBI_HEADER_BYTES + participants, page);
-    stamp->data_offset = stamp->slots_offset + RBI_LANES * slots_bytes_of(stamp);
+    stamp->table_offset = stamp->slots_offset + RBI_LANES * slots_bytes_of(stamp);
+    stamp->runs_offset = stamp->table_offset + round_up(stamp->blocks * sizeof(rbi_atomic64), page);
+    stamp->arena_offset = stamp->runs_offset + round_up(stamp->blocks * sizeof(struct rbi_run_entry), page);
+    stamp->data_offset = stamp->arena_offset + arena_bytes_of(stamp);
     stamp->file_bytes = stamp->data_offset + RBI_LANES * capacity_of(stamp);
 }
 
 static uint64_t checksum_of(const struct rbi_stamp *stamp) { return fnv1a(fnv_basis, stamp, offsetof(struct rbi_stamp, checksum)); }
+
+/** Blocks of at least a page, and not more of them than the table is made for. */
+static void plan_arena(struct rbi_stamp *stamp, uint64_t bytes)
+{
+    stamp->block_log2 = RBI_BLOCK_MIN_LOG2;
+    while (UINT64_C(1) << stamp->block_log2 < rbi_page_bytes() || bytes >> stamp->block_log2 >> RBI_BLOCKS_MAX_LOG2 > 1 ||
+           bytes > UINT64_C(1) << (stamp->block_log2 + RBI_BLOCKS_MAX_LOG2))
+        stamp->block_log2++;
+    stamp->blocks = round_up(round_up(bytes, UINT64_C(1) << stamp->block_log2) >> stamp->block_log2, RBI_TABLE_PARTS);
+}
 
 /** Fill a stamp from the caller's wishes; name and id come later. */
 static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *options)
 {
     const uint64_t largest = UINT64_C(64) << 30;
     const uint32_t known_flags = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT;
-    if (options->capacity_bytes == 0 || options->capacity_bytes > largest || options->max_participants == 0 ||
+    if (options->capacity_bytes == 0 || options->capacity_bytes > largest || options->arena_bytes > largest || options->max_participants == 0 ||
         options->max_participants > RBI_OWNER_MAX || options->mode > RINGBUF_FRESH || options->flags & ~known_flags ||
         (options->flags & known_flags) == known_flags || options->permissions > 0777 ||
-        (options->tag && strlen(options->tag) >= RBI_TAG_BYTES))
+        (options->tag && strlen(options->tag) >= RBI_TAG_BYTES) || (options->note && strlen(options->note) >= RBI_NOTE_BYTES))
         return RINGBUF_E_INVALID;
 
     uint64_t smallest = UINT64_C(1) << (RBI_CELLS_MIN_LOG2 + RBI_CELL_MIN_LOG2);
@@ -134,6 +149,8 @@ static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *optio
     stamp->creator_pid = rbi_pid();
     stamp->permissions = options->permissions ? options->permissions : 0600;
     if (options->tag) memcpy(stamp->tag, options->tag, strlen(options->tag));
+    if (options->note) memcpy(stamp->note, options->note, strlen(options->note));
+    plan_arena(stamp, options->arena_bytes);
     place_regions(stamp);
     return rbi_random(stamp->id, sizeof stamp->id);
 }
@@ -155,11 +172,14 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
     if (stamp->header_bytes != RBI_HEADER_BYTES || stamp->max_participants == 0 || stamp->max_participants > RBI_OWNER_MAX ||
         stamp->cells_log2 < RBI_CELLS_MIN_LOG2 || stamp->cells_log2 > RBI_CELLS_MAX_LOG2 ||
         stamp->cell_log2 < RBI_CELL_MIN_LOG2 || stamp->cells_log2 + stamp->cell_log2 > 36 ||
-        stamp->lanes != RBI_LANES || stamp->name_bytes == 0 || stamp->name_bytes > RBI_NAME_MAX_BYTES || stamp->tag[RBI_TAG_BYTES - 1] != 0)
+        stamp->lanes != RBI_LANES || stamp->name_bytes == 0 || stamp->name_bytes > RBI_NAME_MAX_BYTES ||
+        stamp->tag[RBI_TAG_BYTES - 1] != 0 || stamp->note[RBI_NOTE_BYTES - 1] != 0 || stamp->block_log2 < RBI_BLOCK_MIN_LOG2 ||
+        stamp->block_log2 > 20 || stamp->blocks > UINT64_C(1) << RBI_BLOCKS_MAX_LOG2 || stamp->blocks % RBI_TABLE_PARTS != 0)
         return RINGBUF_E_CORRUPT;
     struct rbi_stamp placed = *stamp;
     place_regions(&placed);
-    if (placed.slots_offset != stamp->slots_offset || placed.data_offset != stamp->data_offset ||
+    if (placed.slots_offset != stamp->slots_offset || placed.table_offset != stamp->table_offset ||
+        placed.runs_offset != stamp->runs_offset || placed.arena_offset != stamp->arena_offset || placed.data_offset != stamp->data_offset ||
         placed.file_bytes != stamp->file_bytes || file_bytes != stamp->file_bytes)
         return RINGBUF_E_CORRUPT;
     return RINGBUF_OK;
@@ -175,6 +195,8 @@ static void after_fork_in_parent(void) { pthread_mutex_unlock(&handles_mutex); }
 
 static void drop_from_list(struct ringbuf *rb)
 {
+    if (!rb->listed) return;
+    rb->listed = false;
     if (rb->previous) rb->previous->next = rb->next;
     else handles = rb->next;
     if (rb->next) rb->next->previous = rb->previous;
@@ -189,8 +211,12 @@ static void after_fork_in_child(void)
         rb->fd = -1;
         pthread_mutex_init(&rb->recovery, NULL);
         pthread_mutex_init(&rb->closing, NULL);
+        /* relaxed: this process has one thread now */
+        rbi_add_relaxed64(&rb->generation, 1);
         if (rbi_handle_is_closed(rb)) {
-            drop_from_list(rb); /* another thread of the parent was opening or closing it; what it has mapped stays mapped */
+            /* Another thread of the parent was opening or closing it, and what it has mapped stays mapped; or it was closed while
+             * something of it was in use, and then the child's last pin unmaps it. */
+            drop_from_list(rb);
         } else {
             rbi_store_total32(&rb->calls, RBI_HANDLE_STALE); /* calls of the parent's other threads are not ours */
             /* If it fails, the child's first call says so. */
@@ -212,6 +238,7 @@ static void list_handle(struct ringbuf *rb)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install_fork_handlers);
     pthread_mutex_lock(&handles_mutex);
+    rb->listed = true;
     rb->next = handles;
     if (handles) handles->previous = rb;
     handles = rb;
@@ -247,6 +274,7 @@ static void handle_close_file(struct ringbuf *rb)
 }
 
 static void close_within(ringbuf *rb, int64_t patience);
+static void depart(ringbuf *rb);
 
 /* At exit a call in flight may be one that a signal handler interrupted to call exit(): it will never end. */
 static const int64_t at_exit_ns = 500000000;
@@ -257,12 +285,20 @@ __attribute__((destructor)) static void close_all(void)
     for (;;) {
         pthread_mutex_lock(&handles_mutex);
         struct ringbuf *rb = handles;
-        while (rb && rbi_handle_is_closed(rb)) rb = rb->next;
+        while (rb && (rb->at_exit || !rb->handed_out)) rb = rb->next;
+        if (rb) {
+            rb->at_exit = true;
+            rbi_handle_pin(rb); /* so that it is there as long as we use it: it is freed only after it was taken off the list */
+        }
         pthread_mutex_unlock(&handles_mutex);
         if (!rb) return;
         close_within(rb, at_exit_ns);
+        depart(rb);
+        rbi_handle_unpin(rb);
     }
 }
+
+void rbi_segment_leave_all(void) { close_all(); }
 
 static ringbuf_status join_after_fork(ringbuf *rb)
 {
@@ -309,8 +345,10 @@ static ringbuf *handle_new(const char *path, const ringbuf_options *options)
     if (!rb) return NULL;
     rb->fd = -1;
     atomic_init(&rb->calls, RBI_HANDLE_CLOSED); /* until it is handed out */
+    rb->idle_s = RBI_IDLE_S;
     atomic_init(&rb->items_patience.spin_ns, RBI_SPIN_START_NS);
     atomic_init(&rb->space_patience.spin_ns, RBI_SPIN_START_NS);
+    atomic_init(&rb->room_patience.spin_ns, RBI_SPIN_START_NS);
     pthread_mutex_init(&rb->recovery, NULL);
     pthread_mutex_init(&rb->closing, NULL);
     rb->path = strdup(path);
@@ -333,8 +371,18 @@ static void handle_discard(ringbuf *rb)
 
 static void hand_out(ringbuf **out, ringbuf *rb)
 {
+    rb->handed_out = true;
     rbi_store_total32(&rb->calls, 0);
     *out = rb;
+}
+
+/** The largest message that lies in the ring: larger ones are copied in less time than they would keep others from the room they
+ *  stand in.  Without an arena, the largest that fits at all. */
+static uint64_t ring_limit_of(const ringbuf *rb)
+{
+    if (rb->stamp.blocks == 0) return rbi_ring_max_payload(&rb->ring);
+    uint64_t eighth = capacity_of(&rb->stamp) / 8;
+    return eighth < RBI_RING_LIMIT_BYTES ? eighth : RBI_RING_LIMIT_BYTES;
 }
 
 static ringbuf_status handle_map(ringbuf *rb)
@@ -357,10 +405,16 @@ static ringbuf_status handle_map(ringbuf *rb)
         rbi_ring_add_lane(&rb->ring, &rb->header->lanes[lane],
                           (struct rbi_slot *)(void *)(base + rb->stamp.slots_offset + lane * slots_bytes_of(&rb->stamp)),
                           base + rb->prefix_bytes + 2 * lane * rb->mirror_bytes);
+    rb->ring.looks_aside = rb->stamp.blocks != 0;
+    rb->ring_limit = ring_limit_of(rb);
+    rbi_arena_init(&rb->arena, &rb->header->arena, (rbi_atomic64 *)(void *)(base + rb->stamp.table_offset),
+                   (struct rbi_run_entry *)(void *)(base + rb->stamp.runs_offset), base + rb->stamp.arena_offset, rb->stamp.blocks,
+                   rb->stamp.block_log2);
     rb->registry = (struct rbi_registry){
         .header = rb->header,
         .entries = (struct rbi_participant *)(void *)(base + RBI_HEADER_BYTES),
         .ring = &rb->ring,
+        .arena = &rb->arena,
         .fd = rb->fd,
         .max_participants = rb->stamp.max_participants,
     };
@@ -410,18 +464,25 @@ static bool worth_keeping(ringbuf *rb)
     if (rb->stamp.flags & RINGBUF_AUTO_CLEANUP) return false;
     if (rbi_load_total32(&rb->header->shutdown) == 2) return false; /* nobody can get what is in it */
     if (rbi_ring_count(&rb->ring, &items) != RBI_RING_OK) return true;
-    return items != 0;
+    struct rbi_arena_census census = {0};
+    if (rbi_arena_is_used(&rb->arena)) rbi_arena_count(&rb->arena, &census);
+    return items + census.runs[RBI_BLOCK_RETURNED] != 0;
 }
 
-/** The last one out removes the queue, if nothing is left in it. */
-static void leave(ringbuf *rb)
+/** Be present no more; the last one out removes the queue, if nothing is left in it. */
+static void remove_if_last(ringbuf *rb)
 {
-    rbi_registry_leave(&rb->registry);
     rbi_lock_drop(rb->fd, RBI_LOCK_PRESENCE);
     RBI_POINT(presence_left);
     if (rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return;
     RBI_POINT(alone);
     if (!worth_keeping(rb)) remove_name(rb->fd, rb->path); /* if somebody is at it already, let him */
+}
+
+static void leave(ringbuf *rb)
+{
+    rbi_registry_leave(&rb->registry);
+    remove_if_last(rb);
 }
 
 /* ---- attach ---- */
@@ -639,33 +700,80 @@ ringbuf_status rbi_segment_create(ringbuf **out, const char *name, const ringbuf
 
 /* ---- leave and remove ---- */
 
+/** Leave for good and unmap.  With `closing` held; the handle is closed, no call under way, and nothing pinned. */
+static void finish_closing(ringbuf *rb)
+{
+    if (!rb->base) return;
+    if (rb->fd >= 0) leave(rb);
+    rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    rb->base = NULL;
+    rb->header = NULL;
+    unlist_handle(rb); /* last: a child forked meanwhile must find it on the list, to make `closing` usable again */
+}
+
+static void wake_everybody(ringbuf *rb)
+{
+    rbi_event_wake_all(&rb->header->items);
+    rbi_event_wake_all(&rb->header->space);
+    rbi_event_wake_all(&rb->header->room);
+    rbi_event_wake_all(&rb->header->tasks);
+}
+
+/** Set a flag in the pins' word; returns the word before. */
+static uint32_t flag_pins(ringbuf *rb, uint32_t flag)
+{
+    for (;;) {
+        uint32_t seen = rbi_load_total32(&rb->pins);
+        if (rbi_cas_total32(&rb->pins, seen, seen | flag)) return seen;
+    }
+}
+
 /** Close, and wait up to `patience` ns for the calls in flight.  If they do not end, the memory stays mapped, and the kernel does the
- *  rest when the process is gone. */
+ *  rest when the process is gone.  While something is pinned, only what was taken is given back, and the last unpin does the rest. */
 static void close_within(ringbuf *rb, int64_t patience)
 {
-    bool ended = true;
     pthread_mutex_lock(&rb->closing);
     if (!rbi_handle_is_closed(rb)) {
+        bool ended = true;
         for (uint32_t seen = rbi_load_total32(&rb->calls); !rbi_cas_total32(&rb->calls, seen, seen | RBI_HANDLE_CLOSED);)
             seen = rbi_load_total32(&rb->calls);
         RBI_POINT(close_began);
         /* [T5 close] A call that has looked at CLOSED before we set it has announced itself before, or will find the word
          * changed. */
-        rbi_event_wake_all(&rb->header->items);
-        rbi_event_wake_all(&rb->header->space);
-        rbi_event_wake_all(&rb->header->tasks);
+        wake_everybody(rb);
         int64_t give_up_ns = patience == RINGBUF_FOREVER ? RINGBUF_FOREVER : rbi_monotonic_ns() + patience;
         for (uint32_t calls; ended && (calls = rbi_load_total32(&rb->calls)) >= RBI_HANDLE_CALL;)
             ended = rbi_futex_wait(&rb->calls, calls, give_up_ns) != RINGBUF_E_TIMEOUT;
         if (ended) {
-            if (rb->fd >= 0) leave(rb);
-            rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
-            rb->base = NULL;
-            rb->header = NULL;
-            unlist_handle(rb); /* last: a child forked meanwhile must find it on the list, to make `closing` usable again */
+            if (flag_pins(rb, RBI_PIN_CLOSED) < RBI_PIN) finish_closing(rb);
+            else if (rb->fd >= 0) rbi_registry_give_back(&rb->registry, true);
         }
     }
     pthread_mutex_unlock(&rb->closing);
+}
+
+/** The process ends, and something is pinned that will not be unpinned any more: see to it that the queue does not stay because of us.
+ *  We stay a participant, for another thread may just be giving back what we hold; when the process is gone, the others recover us. */
+static void depart(ringbuf *rb)
+{
+    pthread_mutex_lock(&rb->closing);
+    bool pinned = rbi_load_total32(&rb->pins) >= 2 * RBI_PIN; /* by more than close_all() */
+    if (pinned && rb->base && rb->fd >= 0 && rbi_load_total32(&rb->pins) & RBI_PIN_CLOSED) remove_if_last(rb);
+    pthread_mutex_unlock(&rb->closing);
+}
+
+void rbi_handle_unpin(ringbuf *rb)
+{
+    for (;;) {
+        uint32_t seen = rbi_load_total32(&rb->pins);
+        if (seen < 2 * RBI_PIN && seen & RBI_PIN_CLOSED) break; /* ours is the last: only close_all() could still pin it */
+        if (rbi_cas_total32(&rb->pins, seen, seen - RBI_PIN)) return;
+    }
+    pthread_mutex_lock(&rb->closing);
+    finish_closing(rb);
+    pthread_mutex_unlock(&rb->closing);
+    uint32_t before = rbi_add_total32(&rb->pins, (uint32_t)-RBI_PIN);
+    if (before < 2 * RBI_PIN && before & RBI_PIN_FREED) handle_free(rb);
 }
 
 void rbi_segment_close(ringbuf *rb) { close_within(rb, RINGBUF_FOREVER); }
@@ -674,7 +782,7 @@ void rbi_segment_free(ringbuf *rb)
 {
     if (!rb) return;
     rbi_segment_close(rb);
-    handle_free(rb);
+    if (flag_pins(rb, RBI_PIN_FREED) < RBI_PIN) handle_free(rb);
 }
 
 ringbuf_status rbi_segment_unlink(ringbuf *rb) { return remove_name_patiently(rb->fd, rb->path); }
@@ -764,4 +872,83 @@ ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
     ringbuf_status status = rbi_registry_recover(&rb->registry, recovered);
     pthread_mutex_unlock(&rb->recovery);
     return status;
+}
+
+/* ---- the arena's memory ---- */
+
+/** Reserve memory of the file; if there is none, what the arena's free blocks have may do. */
+static ringbuf_status reserve_or_trim(ringbuf *rb, uint64_t offset, uint64_t bytes)
+{
+    ringbuf_status status = rbi_file_reserve(rb->fd, offset, bytes);
+    if (status != RINGBUF_E_NO_SPACE) return status;
+    rbi_store_relaxed64(&rb->trim_from, 0); /* relaxed: where to look */
+    rbi_segment_trim(rb, 0, UINT64_MAX);
+    return rbi_file_reserve(rb->fd, offset, bytes);
+}
+
+ringbuf_status rbi_segment_reserve_parts(ringbuf *rb, uint64_t parts)
+{
+    uint64_t blocks = rb->stamp.blocks / RBI_TABLE_PARTS;
+    for (uint32_t part = 0; part < RBI_TABLE_PARTS; part++) {
+        if (!(parts >> part & 1)) continue;
+        const uint64_t words = blocks * sizeof(rbi_atomic64), entries = blocks * sizeof(struct rbi_run_entry);
+        ringbuf_status status = reserve_or_trim(rb, rb->stamp.table_offset + part * words, words);
+        if (status == RINGBUF_OK) status = reserve_or_trim(rb, rb->stamp.runs_offset + part * entries, entries);
+        if (status != RINGBUF_OK) return status;
+    }
+    RBI_POINT(parts_reserved);
+    rbi_arena_raise_parts(&rb->arena, parts);
+    RBI_POINT(parts_raised);
+    return RINGBUF_OK;
+}
+
+ringbuf_status rbi_segment_back(ringbuf *rb, struct rbi_run *run)
+{
+    uint32_t log2 = rb->stamp.block_log2;
+    uint64_t offset = rb->stamp.arena_offset + (run->first << log2);
+    ringbuf_status status = reserve_or_trim(rb, offset, run->blocks << log2);
+    RBI_POINT(blocks_reserved);
+    if (status == RINGBUF_OK) rbi_arena_set_backed(&rb->arena, run, rb->registry.self);
+    return status;
+}
+
+bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces)
+{
+    uint32_t log2 = rb->stamp.block_log2;
+    uint64_t from = rbi_load_relaxed64(&rb->trim_from); /* relaxed: where to look */
+    if (from >= rb->stamp.blocks) from = 0;
+    bool wake = false, ended = false;
+    struct rbi_run run;
+    while (pieces-- && rbi_arena_is_used(&rb->arena)) {
+        bool gave_back;
+        uint64_t now_s = (uint64_t)rbi_monotonic_ns() / 1000000000;
+        ended = rbi_arena_take_idle(&rb->arena, &run, rb->registry.self, now_s, idle_s, &from, &gave_back) != RBI_ARENA_OK;
+        wake |= gave_back || !ended;
+        if (ended) break;
+        ringbuf_status status = rbi_file_punch(rb->fd, rb->stamp.arena_offset + (run.first << log2), run.blocks << log2);
+        RBI_POINT(blocks_given_back);
+        if (status == RINGBUF_OK) rbi_arena_free_without_pages(&rb->arena, &run, rb->registry.self);
+        else rbi_arena_free(&rb->arena, &run, rb->registry.self, now_s); /* a file system without holes keeps it */
+    }
+    rbi_store_relaxed64(&rb->trim_from, from);
+    if (wake) rbi_event_wake_all_if_any(&rb->header->room); /* somebody may have found them taken */
+    return ended;
+}
+
+/** Whether the participant with this number lives (or is ours).  With `recovery` held: the lock would else be another thread's. */
+static bool lives(uint32_t number, void *context)
+{
+    ringbuf *rb = context;
+    if (number == rb->registry.self) return true;
+    if (number == 0 || number > rbi_registry_high(&rb->registry)) return false;
+    if (rbi_lock_try(rb->fd, RBI_LOCK_OWNER + number, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return true;
+    rbi_lock_drop(rb->fd, RBI_LOCK_OWNER + number);
+    return false;
+}
+
+void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings)
+{
+    pthread_mutex_lock(&rb->recovery);
+    rbi_arena_check(&rb->arena, &rb->ring, findings, lives, rb);
+    pthread_mutex_unlock(&rb->recovery);
 }

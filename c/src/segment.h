@@ -16,8 +16,16 @@ enum {
     RBI_HANDLE_CALL = 4,
 };
 
-/* How long a handle looks before it sleeps, at first (queue.c). */
-enum { RBI_SPIN_START_NS = 4000 };
+/* The pins of a handle, in one word: { count : 30 | freed | closed }.  One word, so that whoever removes the last pin learns in the same
+ * instruction whether there is anything left to do, and else touches the handle no more. */
+enum {
+    RBI_PIN_CLOSED = 1, /* the last pin completes the close */
+    RBI_PIN_FREED = 2,  /* and frees the handle */
+    RBI_PIN = 4,
+};
+
+/* How long a handle looks before it sleeps, at first (queue.c); how long memory of the arena is kept that nobody uses. */
+enum { RBI_SPIN_START_NS = 4000, RBI_IDLE_S = 5 };
 
 /** What a handle has learned about waiting for one thing (queue.c).  Guesses, which several threads may adjust. */
 struct rbi_patience {
@@ -29,20 +37,32 @@ struct rbi_patience {
 /** A handle.  The public opaque type. */
 struct ringbuf {
     rbi_atomic32 calls;
+    rbi_atomic32 pins;             /* how many need the memory to stay mapped, also beyond close; see RBI_PIN */
     struct rbi_ring ring;
+    struct rbi_arena arena;
     struct rbi_registry registry;
     struct rbi_header *header;
     struct rbi_patience items_patience;
     struct rbi_patience space_patience;
+    struct rbi_patience room_patience;
     rbi_atomic64 next_recovery_ns; /* calls that find nothing to do look for the dead no earlier than this */
     rbi_atomic64 stuck_at;         /* what a full ring was last found stuck at, if anything, */
     rbi_atomic64 stuck_since_ns;   /* and since when */
+    rbi_atomic64 next_trim_ns;     /* idle blocks of the arena are looked for no earlier than this */
+    uint64_t idle_s;               /* memory of the arena that was not used for so long goes back to the system */
+    rbi_atomic64 trim_from;        /* the block at which that look goes on */
+    rbi_atomic64 reservations;     /* made through this handle; numbers their tickets */
+    rbi_atomic64 generation;       /* changes in a forked child: what the parent has taken is not ours */
     pthread_mutex_t recovery;      /* one thread at a time joins or recovers */
     pthread_mutex_t closing;
+    bool handed_out;
+    bool at_exit;                  /* the process is on its way out, and this handle has been seen to */
+    bool listed;
     rbi_fd fd;
     void *base;
     uint64_t prefix_bytes;
     uint64_t mirror_bytes;
+    uint64_t ring_limit;           /* the largest message that lies in the ring */
     struct rbi_stamp stamp;        /* our checked copy: the one in shared memory is never read again */
     char *name;
     char *path;
@@ -69,17 +89,37 @@ static inline void rbi_handle_leave(ringbuf *rb)
 
 static inline bool rbi_handle_is_closed(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_CLOSED; }
 
+/** Keep the memory mapped: only during a call that has begun.  Any number of times. */
+static inline void rbi_handle_pin(ringbuf *rb) { rbi_add_total32(&rb->pins, RBI_PIN); }
+
+/** From any thread, at any time: also when the handle was closed and freed, which the last pin then completes. */
+void rbi_handle_unpin(ringbuf *rb);
+
 ringbuf_status rbi_segment_create(ringbuf **out, const char *name, const ringbuf_options *options);
 /** `id` may be NULL: any queue of that name. */
 ringbuf_status rbi_segment_open(ringbuf **out, const char *name, const uint8_t *id, const ringbuf_options *options);
 void rbi_segment_close(ringbuf *rb);
 void rbi_segment_free(ringbuf *rb);
+void rbi_segment_leave_all(void);
 ringbuf_status rbi_segment_unlink(ringbuf *rb);
 ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *options);
 ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *options);
 
 /** Give the first `cells` slots and cells of the lane pages, and say so. */
 ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells);
+
+/** Give these parts of the arena's table pages, and say so. */
+ringbuf_status rbi_segment_reserve_parts(ringbuf *rb, uint64_t parts);
+
+/** Give a reserved run memory, and say so. */
+ringbuf_status rbi_segment_back(ringbuf *rb, struct rbi_run *run);
+
+/** Give the memory of free blocks that have not been used for `idle_s` seconds back to the system, at most `pieces` pieces of it, from
+ *  where the last look ended on.  Returns whether that look has come to the end of the arena. */
+bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces);
+
+/** Account for the arena's blocks and runs. */
+void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings);
 
 /** Clean up after the dead, if no other thread of this handle is doing so. */
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered);

@@ -27,6 +27,7 @@ static const char *text_of(enum ringbuf_code code)
     case RINGBUF_E_VERSION: return "the queue has another layout version or byte order";
     case RINGBUF_E_NO_SPACE: return "the shared-memory file system is full";
     case RINGBUF_E_NO_MEMORY: return "out of memory or address space";
+    case RINGBUF_E_ARENA_FULL: return "the arena had no room for the message until the deadline";
     case RINGBUF_E_BUSY: return "somebody else holds the queue";
     case RINGBUF_E_CROWDED: return "no participant can attach any more: all numbers are in use";
     case RINGBUF_E_NO_FILES: return "out of file descriptors";

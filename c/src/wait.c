@@ -14,7 +14,7 @@ uint32_t rbi_event_announce(struct rbi_event *event)
         uint32_t word = rbi_load_total32(&event->word);
         /* Also when the flag is set already: the announcement must be a write of ours in the total order, after which we look
          * again, or we could read an old ring and an old flag that a waker is about to clear. */
-        if (rbi_cas_total32(&event->word, word, word | WAITERS)) { /* [T1] [T2] [T3] [T4] [T5] */
+        if (rbi_cas_total32(&event->word, word, word | WAITERS)) { /* [T1] [T2] [T3] [T4] [T5] [E10 room] */
             RBI_POINT(waiter_announced);
             return word | WAITERS;
         }
@@ -51,6 +51,13 @@ void rbi_event_wake_one(struct rbi_event *event)
 void rbi_event_leave(struct rbi_event *event) { rbi_event_announce(event); }
 
 void rbi_event_pass_on(struct rbi_event *event) { rbi_futex_wake(&event->word, 1); }
+
+void rbi_event_wake_all_if_any(struct rbi_event *event)
+{
+    /* [E10 room] A write, though it changes nothing: it and the announcement are in one order.  If it comes second, it sees the flag;
+     * if first, the announcer sees what we have freed. */
+    if (rbi_add_total32(&event->word, 0) & WAITERS) rbi_event_wake_all(event);
+}
 
 void rbi_event_wake_all(struct rbi_event *event)
 {

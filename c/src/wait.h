@@ -37,6 +37,9 @@ void rbi_event_leave(struct rbi_event *event);
 /** Called by a waiter that has left and saw that there is more. */
 void rbi_event_pass_on(struct rbi_event *event);
 
+/** Wake everybody, if anybody is announced.  For what may suit all, some or none of those who wait, as room in the arena. */
+void rbi_event_wake_all_if_any(struct rbi_event *event);
+
 /** Wake everybody, e.g. after shutdown. */
 void rbi_event_wake_all(struct rbi_event *event);
 

@@ -1,28 +1,8 @@
 """sage_queue — a work queue in shared memory, used exactly as `queue.Queue`, by any number of processes."""
 
-from . import _native
-from ._errors import (
-    Empty,
-    Full,
-    MessageTooLarge,
-    QueueAccessDenied,
-    QueueBusy,
-    QueueClosed,
-    QueueCorrupt,
-    QueueCrowded,
-    QueueExists,
-    QueueInvalid,
-    QueueNoDirectory,
-    QueueNoFiles,
-    QueueNoMemory,
-    QueueNoSpace,
-    QueueNotFound,
-    QueueNotLocal,
-    QueueSystemError,
-    QueueVersionError,
-    SageQueueError,
-    ShutDown,
-)
+from . import _errors, _native
+from ._errors import *  # noqa: F403
+from ._held import Lease, Reservation
 from ._queue import (
     SageQueue,
     SageQueueRef,
@@ -36,31 +16,15 @@ from ._queue import (
 __version__: str = _native.VERSION
 
 __all__ = [
-    "Empty",
-    "Full",
-    "MessageTooLarge",
-    "QueueAccessDenied",
-    "QueueBusy",
-    "QueueClosed",
-    "QueueCorrupt",
-    "QueueCrowded",
-    "QueueExists",
-    "QueueInvalid",
-    "QueueNoDirectory",
-    "QueueNoFiles",
-    "QueueNoMemory",
-    "QueueNoSpace",
-    "QueueNotFound",
-    "QueueNotLocal",
-    "QueueSystemError",
-    "QueueVersionError",
+    "Lease",
+    "Reservation",
     "SageQueue",
-    "SageQueueError",
     "SageQueueRef",
-    "ShutDown",
     "collect_garbage",
     "create_queue",
     "destroy_queue",
     "list_queues",
     "open_queue",
 ]
+__all__ += _errors.__all__
+__all__.sort()

@@ -41,7 +41,7 @@ def full_name(name: str, namespace: str | None = None) -> str:
     return full
 
 
-def parse_bytes(value: int | str, what: str = "capacity") -> int:
+def parse_bytes(value: int | str, what: str = "capacity", least: int = 1) -> int:
     """A number of bytes from an int or from words such as "16 MiB"."""
     if isinstance(value, str):
         digits = value.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -55,8 +55,8 @@ def parse_bytes(value: int | str, what: str = "capacity") -> int:
             raise ValueError(f"{what}={value!r} is not a size; write a number of bytes, or a string like '4 MiB' or '512 KiB'")
     else:
         size = as_int(value, what, "an int (bytes) or a string like '4 MiB'")
-    if not 0 < size <= CAPACITY_MAX_BYTES:
-        raise ValueError(f"{what}={value!r} is {size} bytes; it must be between 1 byte and 64 GiB")
+    if not least <= size <= CAPACITY_MAX_BYTES:
+        raise ValueError(f"{what}={value!r} is {size} bytes; it must be between {least} byte{'' if least == 1 else 's'} and 64 GiB")
     return size
 
 
@@ -108,6 +108,7 @@ class Address:
         "id",
         "maxsize",
         "capacity",
+        "arena",
         "serializer",
         "directory",
         "permissions",
@@ -120,7 +121,8 @@ class Address:
     name: str  #: the final name, namespace and all
     id: str  #: 32 hex digits that no other queue has
     maxsize: int  #: items; 0: as many as fit
-    capacity: int  #: bytes for messages
+    capacity: int  #: bytes for small messages
+    arena: int  #: bytes for large messages and for what is held; 0: none, or made before there were any
     serializer: str
     directory: str
     permissions: int  #: of the file; 0: the default, nobody but its owner
@@ -136,6 +138,7 @@ class Address:
         *,
         maxsize: int = 0,
         capacity: int = 0,
+        arena: int = 0,
         serializer: str = "pickle",
         directory: str = "/dev/shm",
         permissions: int = 0,
@@ -214,6 +217,7 @@ _FIELDS: dict[str, type] = {
     "id": str,
     "maxsize": int,
     "capacity": int,
+    "arena": int,
     "serializer": str,
     "directory": str,
     "permissions": int,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import weakref
 
 from . import _errors as errors, _ringbuf
 from ._address import human_bytes
@@ -23,31 +22,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ._codec import Codec
+
 if lib.sage_install_port() != 0:
     raise ImportError("sage_queue._ringbuf is damaged: its Port cannot be made; install the package again")
 
 
+Port = _ringbuf.Port
+Taken = _ringbuf.Taken
+Block = _ringbuf.Block
+
+
 def new_port(
     handle: Any,
-    loads: Callable[[bytes], Any] | None,
+    codec: Codec,
     refuse: Callable[[int, bool, bool, int], None],
-    undecodable: Callable[[Exception], Exception | None],
-) -> Any:
-    """Where messages go through: `port[deadline] = data` puts bytes, `port[deadline]` gets an item; deadline None: for ever.
+    failed: Callable[[Exception, bool], Exception | None],
+    bury: Callable[[bytes, int], None],
+    max_attempts: int,
+    views: bool = False,
+    writable: bool = False,
+) -> Port:
+    """Where messages go through: `port[deadline] = item` puts, `port[deadline]` gets; deadline None: for ever.
 
-    `loads` makes an item of bytes (None: it is the bytes).  `refuse(status, is_put, polling, size)` raises what a status means.
-    `undecodable(error)` gives the exception for a message that is consumed though it cannot be decoded, or None: it goes back.
-    The handle must outlive the port.
+    `refuse(status, is_put, polling, size)` raises what a status means.  `failed(error, is_put)` gives the exception to raise when
+    an item cannot be encoded, or a message not be decoded; None: the error stands as it is, and the message goes back.
+    `bury(message, attempts)` moves away what was taken more than `max_attempts` times (0: never).
+    With `views` the items got look at the queue's memory, and with `writable` they may write there.
     """
-    return _ringbuf.Port(int(ffi.cast("uintptr_t", handle)), loads, refuse, undecodable)
+    address = int(ffi.cast("uintptr_t", handle))
+    how = (codec.framed, codec.dumps, codec.with_torch, codec.loads)
+    return Port(handle, address, *how, refuse, failed, bury, max_attempts, views, writable)
 
 
 join = lib.ringbuf_join  # (handle, deadline) -> status
 task_done = lib.ringbuf_task_done  # (handle) -> status
 
+INVALID: int = lib.RINGBUF_E_INVALID
 INTERRUPTED: int = lib.RINGBUF_E_INTR
 TIMEOUT: int = lib.RINGBUF_E_TIMEOUT
-CLOSED: int = lib.RINGBUF_E_CLOSED
+ARENA_FULL: int = lib.RINGBUF_E_ARENA_FULL
 TOO_MANY: int = lib.RINGBUF_E_TOO_MANY
 
 VERSION: str = ffi.string(lib.ringbuf_version()).decode()
@@ -64,13 +78,19 @@ class _Options:
     """A ringbuf_options with what it points to."""
 
     def __init__(
-        self, *, directory: str | None = None, label: str | None = None, tag: str | None = None, permissions: int = 0
+        self,
+        *,
+        directory: str | None = None,
+        label: str | None = None,
+        tag: str | None = None,
+        note: str | None = None,
+        permissions: int = 0,
     ) -> None:
         self.struct = ffi.new("ringbuf_options *")
         lib.ringbuf_options_init(self.struct)
         self.struct.permissions = 0 if permissions == 0o600 else permissions  # 0: 0600, and nobody else's file is opened
         self._kept: list[Any] = []  # what the struct points to must outlive it
-        for field, text in (("directory", directory), ("label", label), ("tag", tag)):
+        for field, text in (("directory", directory), ("label", label), ("tag", tag), ("note", note)):
             if text is not None:
                 value = ffi.new("char[]", os.fsencode(text))
                 self._kept.append(value)
@@ -83,20 +103,24 @@ def create(
     mode: str,
     maxsize: int,
     capacity: int,
+    arena: int,
     auto_cleanup: bool,
     persistent: bool,
     permissions: int,
     label: str | None,
     tag: str,
+    note: str,
+    directory: str | None = None,
 ) -> Any:
-    options = _Options(label=label, tag=tag, permissions=permissions)
+    options = _Options(label=label, tag=tag, note=note, permissions=permissions, directory=directory)
     options.struct.mode = _MODES[mode]
     options.struct.max_items = maxsize
     options.struct.capacity_bytes = capacity
+    options.struct.arena_bytes = arena
     options.struct.flags = (lib.RINGBUF_AUTO_CLEANUP if auto_cleanup else 0) | (lib.RINGBUF_PERSISTENT if persistent else 0)
     out = ffi.new("ringbuf **")
     status = lib.ringbuf_create(out, ffi.NULL if name is None else name.encode(), options.struct)
-    return _adopt(status, out, name=name, needed=capacity)
+    return _adopt(status, out, name=name, directory=directory, needed=capacity)
 
 
 def open_by_name(name: str, *, permissions: int = 0, label: str | None = None, directory: str | None = None) -> Any:
@@ -116,10 +140,8 @@ def attach(name: str, id: str, *, permissions: int, directory: str) -> Any:
 def _adopt(status: int, out: Any, *, name: str | None, directory: str | None = None, needed: int = 0) -> Any:
     if status:
         raise error_of(status, name=name, directory=directory, needed=needed)
-    handle = ffi.gc(out[0], lib.ringbuf_free)
-    _handles.add(handle)
     _close_when_a_child_exits()
-    return handle
+    return ffi.gc(out[0], lib.ringbuf_free)
 
 
 close = lib.ringbuf_close  # (handle); idempotent, wakes the calls that are blocked on it and waits for them
@@ -167,12 +189,11 @@ def collect(*, directory: str | None = None) -> int:
 
 # ---- children of multiprocessing leave by os._exit(), which runs no destructor ----
 
-_handles: weakref.WeakSet[Any] = weakref.WeakSet()
 _hooked = False
 
 
 def _close_when_a_child_exits() -> None:
-    """Have a child's handles closed at its end.
+    """Have a child's handles closed at its end, also those whose messages are still looked at.
 
     Without this, the kernel tells the others that it is gone, and they clean up after it; but nobody may be left to do so, and
     then an auto-cleanup queue would stay.  Importing multiprocessing is left to those who use it.
@@ -192,8 +213,7 @@ def _close_when_a_child_exits() -> None:
 
 def _close_all_in_a_child() -> None:
     if sys.modules["multiprocessing.process"].parent_process() is not None:
-        for handle in list(_handles):
-            close(handle)
+        lib.ringbuf_leave_all()
 
 
 os.register_at_fork(after_in_child=_close_when_a_child_exits)
@@ -219,6 +239,7 @@ class Info:
         self.id = bytes(info.id).hex()
         self.capacity = int(info.capacity_bytes)
         self.maxsize = int(info.max_items)
+        self.arena = int(info.arena_bytes)
         self.max_message = int(info.max_message_bytes)
         self.file_bytes = int(info.file_bytes)
         self.permissions = int(info.permissions)
@@ -227,6 +248,12 @@ class Info:
         self.persistent = bool(info.flags & lib.RINGBUF_PERSISTENT)
         self.unnamed = bool(info.flags & lib.RINGBUF_UNNAMED)
         self.tag = bytes(ffi.string(info.tag)).decode(errors="replace")
+        self.note = bytes(ffi.string(info.note)).decode(errors="replace")
+
+
+def put_bytes(handle: Any, message: bytes) -> int:
+    """The status of putting this message as it is, whatever the queue's serializer.  Does not wait."""
+    return int(lib.ringbuf_put(handle, message, len(message), 0))
 
 
 def size(handle: Any) -> int:
@@ -245,6 +272,13 @@ def stats(handle: Any) -> dict[str, int]:
     values = ffi.new("ringbuf_stats *")
     check(lib.ringbuf_get_stats(handle, values))
     return {field: int(getattr(values, field)) for field, _ in ffi.typeof("ringbuf_stats").fields}
+
+
+def check_arena(handle: Any) -> dict[str, int]:
+    """ringbuf_check: what is in the arena, and what is wrong with it.  (What others are doing meanwhile can look wrong.)"""
+    findings = ffi.new("ringbuf_findings *")
+    check(lib.ringbuf_check(handle, findings))
+    return {field: int(getattr(findings, field)) for field, _ in ffi.typeof("ringbuf_findings").fields}
 
 
 def peers(handle: Any) -> list[dict[str, Any]]:
@@ -287,7 +321,7 @@ def error_of(
     name: str | None = None,
     directory: str | None = None,
     needed: int = 0,
-    limit: int = 0,
+    info: Info | None = None,
 ) -> Exception:
     """The exception for a status that is neither 0 nor one of those the caller acts on."""
     make = _MAKERS.get(status)
@@ -295,7 +329,7 @@ def error_of(
         error: Exception = errors.SageQueueError(_text(status))
     else:
         directory = directory or default_directory()
-        error = make(status, "a queue without a name" if name is None else f"queue {name!r}", directory, needed, limit)
+        error = make(status, "a queue without a name" if name is None else f"queue {name!r}", directory, needed, info)
     if isinstance(error, errors.SageQueueError):
         error.code = status
     return error
@@ -313,61 +347,66 @@ def _free_bytes(directory: str) -> str:
     return human_bytes(facts.f_bavail * facts.f_frsize)
 
 
-def _no_space(status: int, what: str, directory: str, needed: int, limit: int) -> Exception:
+def _too_large(status: int, what: str, directory: str, needed: int, info: Info) -> Exception:
+    remedy = "a larger arena" if info.arena else "an arena, or a larger capacity"
+    return errors.MessageTooLarge(
+        f"the message is {needed} bytes, and the largest that {what} can ever hold is {info.max_message} bytes; create it with {remedy}"
+    )
+
+
+def _no_space(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
     wanted = f"{human_bytes(needed)} " if needed else ""
     return errors.QueueNoSpace(
         errno.ENOSPC,
         f"no room left in {directory} for the {wanted}that {what} needs: {_free_bytes(directory)} are free; make room there, give a "
-        "smaller capacity, or name a larger directory in SAGE_QUEUE_DIR",
+        "smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR",
     )
 
 
-# Each gets (status, which queue, directory, bytes needed, largest message).
+# Each gets (status, which queue, directory, bytes needed, what is fixed about the queue).
 _MAKERS: dict[int, Any] = {
-    lib.RINGBUF_E_SHUTDOWN: lambda s, what, d, n, m: errors.ShutDown("Queue is shut down"),
-    lib.RINGBUF_E_CLOSED: lambda s, what, d, n, m: errors.QueueClosed("Queue is closed"),
-    lib.RINGBUF_E_TOO_LARGE: lambda s, what, d, n, m: errors.MessageTooLarge(
-        f"the message is {n} bytes, and the largest that {what} can ever hold is {m} bytes; create it with a larger capacity"
-    ),
-    lib.RINGBUF_E_INVALID: lambda s, what, d, n, m: errors.QueueInvalid(f"{what}: {_text(s)}"),
-    lib.RINGBUF_E_NOT_FOUND: lambda s, what, d, n, m: errors.QueueNotFound(
+    lib.RINGBUF_E_SHUTDOWN: lambda s, what, d, n, i: errors.ShutDown("Queue is shut down"),
+    lib.RINGBUF_E_CLOSED: lambda s, what, d, n, i: errors.QueueClosed("Queue is closed"),
+    lib.RINGBUF_E_TOO_LARGE: _too_large,
+    lib.RINGBUF_E_INVALID: lambda s, what, d, n, i: errors.QueueInvalid(f"{what}: {_text(s)}"),
+    lib.RINGBUF_E_NOT_FOUND: lambda s, what, d, n, i: errors.QueueNotFound(
         errno.ENOENT, f'there is no {what} in {d}; create it first, or open it with mode="open_or_create"'
     ),
-    lib.RINGBUF_E_GONE: lambda s, what, d, n, m: errors.QueueNotFound(
+    lib.RINGBUF_E_GONE: lambda s, what, d, n, i: errors.QueueNotFound(
         errno.ENOENT, f"{what} is gone, and another one in {d} has its name now; get a new reference"
     ),
-    lib.RINGBUF_E_EXISTS: lambda s, what, d, n, m: errors.QueueExists(
+    lib.RINGBUF_E_EXISTS: lambda s, what, d, n, i: errors.QueueExists(
         errno.EEXIST, f'{what} exists in {d} already; take another name, or mode="open_or_create"'
     ),
-    lib.RINGBUF_E_ACCESS: lambda s, what, d, n, m: errors.QueueAccessDenied(
+    lib.RINGBUF_E_ACCESS: lambda s, what, d, n, i: errors.QueueAccessDenied(
         errno.EACCES,
         f"{what} in {d} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let its "
         "owner create it with permissions=0o660 and open it with the same, or take another name",
     ),
-    lib.RINGBUF_E_CORRUPT: lambda s, what, d, n, m: errors.QueueCorrupt(
+    lib.RINGBUF_E_CORRUPT: lambda s, what, d, n, i: errors.QueueCorrupt(
         f"{what} in {d}: the file is not a queue, or something wrote over it; remove it with destroy_queue() or `sage-queue rm`"
     ),
-    lib.RINGBUF_E_VERSION: lambda s, what, d, n, m: errors.QueueVersionError(
+    lib.RINGBUF_E_VERSION: lambda s, what, d, n, i: errors.QueueVersionError(
         f"{what} in {d} was made by another version of this library, or on a machine with another byte order; this one reads layout "
         f"{lib.ringbuf_layout_version()}.  Use the same version everywhere, or remove it with destroy_queue()"
     ),
     lib.RINGBUF_E_NO_SPACE: _no_space,
-    lib.RINGBUF_E_NO_MEMORY: lambda s, what, d, n, m: errors.QueueNoMemory(
-        f"no memory or address space left in this process for {what}; give a smaller capacity or close other queues"
+    lib.RINGBUF_E_NO_MEMORY: lambda s, what, d, n, i: errors.QueueNoMemory(
+        f"no memory or address space left in this process for {what}; give a smaller capacity or arena, or close other queues"
     ),
-    lib.RINGBUF_E_BUSY: lambda s, what, d, n, m: errors.QueueBusy(
+    lib.RINGBUF_E_BUSY: lambda s, what, d, n, i: errors.QueueBusy(
         f"{what} in {d} is in use, and this needs it alone; try again when the others have closed it"
     ),
-    lib.RINGBUF_E_CROWDED: lambda s, what, d, n, m: errors.QueueCrowded(
+    lib.RINGBUF_E_CROWDED: lambda s, what, d, n, i: errors.QueueCrowded(
         f"as many processes are attached to {what} as it was made for; close it in some of them"
     ),
-    lib.RINGBUF_E_NO_FILES: lambda s, what, d, n, m: errors.QueueNoFiles(
+    lib.RINGBUF_E_NO_FILES: lambda s, what, d, n, i: errors.QueueNoFiles(
         errno.EMFILE, f"out of file descriptors for {what}; close some, or raise the limit (ulimit -n)"
     ),
-    lib.RINGBUF_E_NO_DIRECTORY: lambda s, what, d, n, m: errors.QueueNoDirectory(
+    lib.RINGBUF_E_NO_DIRECTORY: lambda s, what, d, n, i: errors.QueueNoDirectory(
         errno.ENOTDIR, f"{d} is no directory that can hold {what}; name one on a tmpfs in SAGE_QUEUE_DIR, or unset it for /dev/shm"
     ),
-    lib.RINGBUF_E_SYSTEM: lambda s, what, d, n, m: errors.QueueSystemError(
+    lib.RINGBUF_E_SYSTEM: lambda s, what, d, n, i: errors.QueueSystemError(
         errno.EIO, f"the operating system refused an operation on {what} in {d}"
     ),
 }

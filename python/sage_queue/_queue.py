@@ -12,51 +12,52 @@ from __future__ import annotations
 
 import os
 import time
-from types import GenericAlias
 
-from . import _native
+from . import _held, _native
 from ._address import Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize
-from ._codec import PROTOCOL, came_from_signal_handler, find_codec
-from ._errors import Empty, Full, QueueClosed, QueueNoDirectory, QueueNotFound, QueueNotLocal, SageQueueError
-from ._native import FOREVER, INTERRUPTED, TIMEOUT
+from ._codec import Codec, came_from_signal_handler, find_codec
+from ._errors import Empty, Full, QueueNoDirectory, QueueNotFound, QueueNotLocal, SageQueueError
+from ._held import Lease, Reservation, T, WithItemType, deadline_of
+from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
+from ._retries import Retries, burier, parse_retries
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
-    from typing import Any, Generic, Literal, TypeVar
+    from typing import Any, Literal, TypeVar
 
-    T = TypeVar("T")
+    from ._codec import Serializer
+
     Self = TypeVar("Self", bound="SageQueue[Any]")
     Mode = Literal["open_or_create", "create", "open", "fresh"]
 
-    class _Generic(Generic[T]):
-        pass
 
-else:
-    T = object
-
-    class _Generic:
-        __class_getitem__ = classmethod(GenericAlias)
-
-
-class SageQueue(_Generic[T]):
+class SageQueue(WithItemType[T]):
     """A work queue in shared memory, for any number of processes and threads; used exactly as a `queue.Queue`.
 
     name         any non-empty str; None makes an unnamed queue, reached through references, pickling and inheritance
-    maxsize      the most items in it, as in queue.Queue; 0: as many as fit into `capacity`
+    maxsize      the most items in it, as in queue.Queue; 0: as many as fit into `capacity` and `arena`
     auto_cleanup remove the queue when the last one leaves, even with messages in it (unnamed queues always do)
-    capacity     bytes for messages, or a string such as "16 MiB"; rounded up to a power of two.  Memory is used only as messages first
-                 reach it.  One message may be up to half of it.
+    capacity     bytes for small messages, or a string such as "16 MiB"; rounded up to a power of two.  Memory is used only as messages
+                 first reach it.
+    arena        bytes for messages of more than 64 KiB (or an eighth of `capacity`), and for what is leased, reserved or looked at in
+                 place.  The largest message is as large as the arena.  Its memory, too, is used only as it is needed, and given back.
+                 0: none.
     mode         "open_or_create", "create" (QueueExists if it is there), "open" (QueueNotFound if it is not), "fresh" (replace one
                  that nobody holds, else QueueBusy)
     namespace    a prefix: the full name is "namespace/name"
     persistent   keep the queue when the last one leaves, even if it is empty
     permissions  of the file; the default keeps other users out, and any other value also opens a queue of another user
     label        this process's name as others see it
-    serializer   "pickle" (any object that pickle takes) or "raw" (bytes in, bytes out)
+    serializer   "pickle" (any object that pickle takes), "cloudpickle" (functions and classes of the main program, too), "msgpack" (plain
+                 data, by msgspec; other languages read it), "raw" (bytes in, bytes out), or an object with `dumps(item)`, which
+                 gives bytes, and `loads(buffer)`; its `name`, else its class's, is recorded in the queue
+    max_attempts how often a message is handed out before it is moved to the queue `dead_letter`; 0: any number.  An attempt is over
+                 when whoever took the message died, gave it back, or could not decode it.
+    dead_letter  the name of the queue for such messages, in the same namespace; made when it is first needed, with the same serializer
 
-    An existing queue is opened with its own sizes; a different `serializer` is a ValueError.
+    An existing queue is opened with its own sizes; a different `serializer`, `max_attempts` or `dead_letter` is a ValueError.
 
     Any thread may use a queue at any time.  A queue works on after fork(), and pickles as a reference to itself: a child, a pool's
     worker or an actor that receives it attaches to the same queue.  `close()` ends this handle only.
@@ -64,9 +65,12 @@ class SageQueue(_Generic[T]):
 
     name: str  #: the full name
     maxsize: int  #: items; 0: as many as fit
-    capacity: int  #: bytes for messages
+    capacity: int  #: bytes for small messages
+    arena: int  #: bytes for large messages, and for what is held
     auto_cleanup: bool
-    serializer: str
+    serializer: str  #: its name
+    max_attempts: int  #: 0: any number
+    dead_letter: str | None  #: the full name of the queue for what has had its attempts
 
     def __init__(
         self,
@@ -75,16 +79,20 @@ class SageQueue(_Generic[T]):
         auto_cleanup: bool = False,
         *,
         capacity: int | str = "4 MiB",
+        arena: int | str = "64 MiB",
         mode: Mode = "open_or_create",
         namespace: str | None = None,
         persistent: bool = False,
         permissions: int = 0o600,
         label: str | None = None,
-        serializer: str = "pickle",
+        serializer: str | Serializer = "pickle",
+        max_attempts: int = 0,
+        dead_letter: str | None = None,
     ) -> None:
-        find_codec(serializer)
+        codec = find_codec(serializer)
         items = parse_maxsize(maxsize)
         room = parse_bytes(capacity)
+        large = parse_bytes(arena, "arena", 0)
         if not 0 <= as_int(permissions, "permissions", "an int such as 0o660") <= 0o777:
             raise ValueError(f"permissions={permissions:#o} is not a file mode; give one from 0 to 0o777, such as 0o660")
         if mode not in ("open_or_create", "create", "open", "fresh"):
@@ -94,6 +102,7 @@ class SageQueue(_Generic[T]):
         if auto_cleanup and persistent:
             raise ValueError("auto_cleanup removes the queue when the last one leaves, persistent keeps it; choose one")
         full = None if name is None else full_name(name, namespace)
+        retries = parse_retries(max_attempts, dead_letter, full, namespace)
         if mode == "open" and full is not None:
             handle = _native.open_by_name(full, permissions=permissions, label=label)
         else:
@@ -102,34 +111,56 @@ class SageQueue(_Generic[T]):
                 mode=mode,
                 maxsize=items,
                 capacity=room,
+                arena=large,
                 auto_cleanup=bool(auto_cleanup),
                 persistent=bool(persistent),
                 permissions=permissions,
                 label=label,
-                tag=serializer,
+                tag=codec.name,
+                note=retries.to_note(),
             )
-        self._adopt(handle, serializer)
+        self._adopt(handle, codec, retries)
 
-    def _adopt(self, handle: Any, serializer: str) -> None:
+    def _adopt(self, handle: Any, codec: Codec, wanted: Retries) -> None:
         """Become this handle's queue."""
         info = _native.Info(handle)
         self.name = _native.name_of(handle)
         made_for = info.tag or "raw"  # a C program that says nothing means bytes
-        if made_for != serializer:
+        if made_for != codec.name:
             _native.close(handle)
-            raise ValueError(f"queue {self.name!r} was made with serializer={made_for!r}; open it with the same, not {serializer!r}")
-        codec = find_codec(serializer)
+            raise ValueError(f"queue {self.name!r} was made with serializer={made_for!r}; open it with the same, not {codec.name!r}")
+        retries = Retries.from_note(info.note)
+        if wanted.max_attempts and wanted != retries:
+            _native.close(handle)
+            raise ValueError(f"queue {self.name!r} was made with {retries!r}; open it with the same or with neither, not {wanted!r}")
         self.maxsize = info.maxsize
         self.capacity = info.capacity
+        self.arena = info.arena
         self.auto_cleanup = info.auto_cleanup
-        self.serializer = serializer
+        self.serializer = codec.name
+        self.max_attempts = retries.max_attempts
+        self.dead_letter = retries.dead_letter
         self._handle = handle
         self._closed = False
-        self._dumps = codec.dumps
-        self._reference = _reference_of(handle, info, serializer)
-        self._port = _native.new_port(
-            handle, codec.loads, _refuser(self.name, self._reference.directory, info.max_message), _undecodable
+        self._codec = codec
+        self._reference = _reference_of(handle, info, codec.name)
+        directory = self._reference.directory
+        self._port_arguments = (
+            handle,
+            codec,
+            _refuser(handle, self.name, directory, info),
+            _failure,
+            burier(self.name, info, directory, retries),
+            retries.max_attempts,
         )
+        self._port = _native.new_port(*self._port_arguments)
+        self._view_ports: dict[bool, _native.Port] = {}
+
+    def _port_for_views(self, writable: bool) -> _native.Port:
+        port = self._view_ports.get(writable)
+        if port is None:
+            port = self._view_ports[writable] = _native.new_port(*self._port_arguments, True, writable)
+        return port
 
     # ---- putting and getting ----
 
@@ -139,25 +170,28 @@ class SageQueue(_Generic[T]):
         Raises Full (no room in time), ShutDown, MessageTooLarge (it can never fit), QueueClosed, ValueError (it cannot be serialized).
         On any of these nothing was put.
         """
-        deadline = None if block and timeout is None else _deadline(block, timeout)
-        dumps = self._dumps  # by way of a local: 3.11 calls that 20 ns faster
-        try:
-            data = dumps(item, PROTOCOL)
-        except MemoryError:
-            raise
-        except Exception as error:
-            if came_from_signal_handler(error):
-                raise
-            raise ValueError(f"Failed to serialize item: {error}") from error
-        self._port[deadline] = data
+        self._port[None if block and timeout is None else deadline_of(block, timeout)] = item
 
-    def get(self, block: bool = True, timeout: float | None = None) -> T:
+    if TYPE_CHECKING:  # below, too, the last two are meant as keywords; but that Python sees to it costs 26 ns of every call
+
+        def get(self, block: bool = True, timeout: float | None = None, *, copy: bool = True, writable: bool = False) -> T: ...
+
+    def get(  # type: ignore[no-redef]
+        self, block: bool = True, timeout: float | None = None, copy: bool = True, writable: bool = False
+    ) -> T:
         """Take the oldest item out of the queue, waiting for one if need be, at most `timeout` seconds.
 
+        With copy=False, the buffers of a large item (arrays, pyarrow tables, bytes as a memoryview) stay where they are in the queue's
+        memory, which keeps its room in the arena until the last thing that looks at them is gone, also after close().  They are
+        read-only unless `writable`; whatever is written there, nobody else sees.
+
         Raises Empty (none in time), ShutDown, QueueClosed (in all of these nothing was taken), or ValueError: the message cannot be
-        deserialized, and is gone.
+        deserialized, and is gone (with max_attempts, it has had one).
         """
-        return self._port[None if block and timeout is None else _deadline(block, timeout)]  # type: ignore[no-any-return]
+        if not copy:
+            port = self._port_for_views(bool(writable))
+            return port[None if block and timeout is None else deadline_of(block, timeout)]  # type: ignore[no-any-return]
+        return self._port[None if block and timeout is None else deadline_of(block, timeout)]  # type: ignore[no-any-return]
 
     def put_nowait(self, item: T) -> None:
         """put(item, block=False)."""
@@ -166,6 +200,52 @@ class SageQueue(_Generic[T]):
     def get_nowait(self) -> T:
         """get(block=False)."""
         return self.get(False)
+
+    # ---- working on a message, and writing one in place ----
+
+    def lease(self, block: bool = True, timeout: float | None = None, *, copy: bool = True, writable: bool = False) -> Lease[T]:
+        """Take the oldest item to work on it: `with q.lease() as message:` and in it `message.value`.
+
+        Leaving the `with` acknowledges it, which also counts as task_done(); an exception gives it back, as does the death of this
+        process, close(), and dropping the lease.  Others go on meanwhile, however long it takes.  `copy` and `writable` as in get();
+        what a view has written is still there when the message is given back.
+
+        Raises as get() does; a message that cannot be deserialized counts as done (with max_attempts, it has had one).
+        """
+        port = self._port if copy else self._port_for_views(bool(writable))
+        taken, value = port.lease(None if block and timeout is None else deadline_of(block, timeout))
+        return Lease(self, self.name, self._handle, taken, value)
+
+    def reserve(self, nbytes: int, timeout: float | None = None) -> Reservation[memoryview]:
+        """Room for a message of `nbytes` bytes, to be filled in place: `with q.reserve(n) as buffer:` gives a writable memoryview.
+
+        Leaving the `with` puts it; an exception gives it up.  Whoever gets it receives bytes (a memoryview with copy=False); where the
+        serializer is "msgpack" or an object, what that makes of the bytes.  Waits at most `timeout` seconds for room in the
+        arena, and on leaving as long again for room for one more message: Full, also then, means that nothing was put.
+
+        Raises Full, ShutDown, MessageTooLarge, QueueClosed, or ValueError (the queue has no arena).
+        """
+        self._check_arena()
+        return _held.reserve_bytes(self._port, nbytes, timeout, framed=self._codec.framed)
+
+    def reserve_array(
+        self, shape: int | Sequence[int], dtype: Any = float, order: Literal["C", "F"] = "C", timeout: float | None = None
+    ) -> Reservation[Any]:
+        """As reserve(), for a numpy array, with anything in it: whoever gets it receives an equal array (with "raw", its bytes)."""
+        self._check_arena()
+        if not self._codec.framed and self._codec.dumps is not None:
+            raise ValueError(f"serializer={self.serializer!r} has no message for an array in place; use reserve(), or another serializer")
+        return _held.reserve_array(self._port, shape, dtype, order, timeout, framed=self._codec.framed)
+
+    def reserve_like(self, array: Any, timeout: float | None = None) -> Reservation[Any]:
+        """reserve_array() with the shape, dtype and order of this numpy array."""
+        flags = array.flags
+        order: Literal["C", "F"] = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
+        return self.reserve_array(array.shape, array.dtype, order, timeout)
+
+    def _check_arena(self) -> None:
+        if not self.arena:
+            raise ValueError(f"queue {self.name!r} was made without an arena, so there is nothing to reserve; create it with one")
 
     # ---- how full ----
 
@@ -289,7 +369,9 @@ class SageQueue(_Generic[T]):
         return self._reference
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _queue_of, (self._reference,)
+        if self._codec.own is None:
+            return _queue_of, (self._reference,)
+        return _queue_of, (self._reference, self._codec.own)
 
     def __repr__(self) -> str:
         state = "closed"
@@ -304,12 +386,15 @@ class SageQueue(_Generic[T]):
         return _native.error_of(status, name=self.name, directory=self._reference.directory)
 
 
-def _refuser(name: str, directory: str, limit: int) -> Callable[[int, bool, bool, int], None]:
+def _refuser(handle: Any, name: str, directory: str, info: _native.Info) -> Callable[[int, bool, bool, int], None]:
     """What raises the exception when a put or get cannot be.  It does not hold the queue, which holds it."""
 
     def refuse(status: int, is_put: bool, polling: bool, size: int) -> None:
+        if status == ARENA_FULL:
+            used = _native.stats(handle)["arena_used_bytes"]
+            raise Full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)")
         if status != TIMEOUT:
-            raise _native.error_of(status, name=name, directory=directory, needed=size, limit=limit)
+            raise _native.error_of(status, name=name, directory=directory, needed=size, info=info)
         if is_put:
             raise Full("Queue is full" if polling else "Put operation timed out")
         raise Empty("Queue is empty" if polling else "Get operation timed out")
@@ -317,11 +402,11 @@ def _refuser(name: str, directory: str, limit: int) -> Callable[[int, bool, bool
     return refuse
 
 
-def _undecodable(error: Exception) -> Exception | None:
-    """What to raise for a message that cannot be decoded, and is gone; None if it says nothing about the message, which goes back."""
+def _failure(error: Exception, is_put: bool) -> Exception | None:
+    """What to raise for an item that cannot be serialized, or a message that cannot be deserialized; None if it is not at fault."""
     if came_from_signal_handler(error):
         return None
-    failure = ValueError(f"Failed to deserialize item: {error}")
+    failure = ValueError(f"Failed to {'' if is_put else 'de'}serialize item: {error}")
     failure.__cause__ = error
     return failure
 
@@ -331,19 +416,20 @@ class SageQueueRef(Address):
 
     __slots__ = ()
 
-    def get_queue(self) -> SageQueue[Any]:
+    def get_queue(self, serializer: Serializer | None = None) -> SageQueue[Any]:
         """A new handle on exactly this queue.
 
+        Where it was made with a serializer object, that is not in the reference: give it here.
         Raises QueueNotFound if it is gone (also if another queue has its name by now), QueueNotLocal if it is in the memory of
-        another machine or container.
+        another machine or container, ValueError if the serializer is another one, or missing.
         """
-        return _queue_of(self)
+        return _queue_of(self, serializer)
 
 
-def _queue_of(reference: SageQueueRef) -> SageQueue[Any]:
-    find_codec(reference.serializer)
+def _queue_of(reference: SageQueueRef, serializer: Serializer | None = None) -> SageQueue[Any]:
+    codec = find_codec(reference.serializer if serializer is None else serializer)
     queue: SageQueue[Any] = SageQueue.__new__(SageQueue)
-    queue._adopt(_attach(reference), reference.serializer)
+    queue._adopt(_attach(reference), codec, Retries())
     return queue
 
 
@@ -353,6 +439,7 @@ def _reference_of(handle: Any, info: _native.Info, serializer: str) -> SageQueue
         info.id,
         maxsize=info.maxsize,
         capacity=info.capacity,
+        arena=info.arena,
         serializer=serializer,
         directory=os.path.dirname(_native.path_of(handle)),
         permissions=info.permissions,
@@ -379,20 +466,6 @@ def _attach(reference: SageQueueRef) -> Any:
         )
         elsewhere.code = error.code
         raise elsewhere from error
-
-
-def _deadline(block: bool, timeout: float | None) -> int:
-    """The absolute deadline, which bounds the whole call: 0 does not wait."""
-    if not block:
-        return 0
-    if timeout is None:
-        return FOREVER
-    if not timeout >= 0:
-        raise ValueError("'timeout' must be a non-negative number")
-    try:
-        return min(time.monotonic_ns() + int(timeout * 1_000_000_000), FOREVER)
-    except OverflowError:
-        return FOREVER
 
 
 # ---- queues by name ----
@@ -430,7 +503,7 @@ def list_queues(namespace: str | None = None) -> list[SageQueueRef]:
 
 
 def reference_to(name: str) -> SageQueueRef:
-    """A reference to the queue of that full name, whatever its serializer."""
+    """A reference to the queue of that full name, whatever its serializer, also one that is not known here."""
     handle = _native.open_by_name(name)
     try:
         info = _native.Info(handle)

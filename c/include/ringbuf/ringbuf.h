@@ -14,11 +14,16 @@
  *
  * Who may call what together (X: the caller must see to it that these do not overlap, on the same handle)
  *
- *                          put get take size stats …   ack nack (same message)   close   free
- *   put get take size …            .                         .                     .       X
- *   ack nack (same message)        .                         X                     .       X
- *   close                          .                         .                     .       X
- *   free                           X                         X                     X       X
+ *                          put get take size …   ack nack keep …   commit abort         close   free
+ *                                                (same message)    (same reservation)
+ *   put get take size …            .                  .                 .                 .       X
+ *   ack nack keep release          .                  X                 .                 .       X
+ *     (same message)
+ *   commit abort                   .                  .                 X                 .       X
+ *     (same reservation)
+ *   close                          .                  .                 .                 .       X
+ *   free                           X                  X                 X                 X       X
+ *   Except that ringbuf_release, ringbuf_abort and ringbuf_unpin may come at any time, also after close and free.
  *
  *   Handles of different threads or processes on one queue never need anything from one another.
  *
@@ -74,7 +79,8 @@ enum ringbuf_code {
     RINGBUF_E_NO_FILES = 18, /* out of file descriptors */
     RINGBUF_E_NO_DIRECTORY = 19, /* the directory for queues does not exist or cannot hold them */
     RINGBUF_E_TOO_MANY = 20, /* ringbuf_task_done called more often than there were messages */
-    RINGBUF_E_SYSTEM = 21    /* the operating system refused in a way that has no code of its own */
+    RINGBUF_E_SYSTEM = 21,   /* the operating system refused in a way that has no code of its own */
+    RINGBUF_E_ARENA_FULL = 22 /* until the deadline the arena had no run of blocks that was long enough */
 };
 
 /** What ringbuf_create does about a queue that is there already. */
@@ -94,7 +100,8 @@ enum ringbuf_flag {
 /** How to make or find a queue.  Always fill it with ringbuf_options_init first. */
 typedef struct ringbuf_options {
     uint64_t struct_bytes;     /* set by ringbuf_options_init: lets the struct grow */
-    uint64_t capacity_bytes;   /* bytes for messages; rounded up to a power of two, 4 KiB to 64 GiB */
+    uint64_t capacity_bytes;   /* bytes for small messages; rounded up to a power of two, 4 KiB to 64 GiB */
+    uint64_t arena_bytes;      /* bytes for large messages and for what users hold, up to 64 GiB; rounded up to 64 blocks; 0: none */
     uint64_t max_items;        /* at most this many messages; 0: bounded by capacity only */
     uint32_t max_participants; /* attached processes at a time, 1 to 4095 */
     uint32_t mode;             /* enum ringbuf_mode */
@@ -103,6 +110,7 @@ typedef struct ringbuf_options {
     const char *directory;     /* NULL: $SAGE_QUEUE_DIR, else /dev/shm */
     const char *label;         /* shown to others as this participant's name; NULL: the process's command name */
     const char *tag;           /* up to 31 bytes kept with the queue for its users, e.g. the name of a serializer */
+    const char *note;          /* up to 511 bytes more of the same, e.g. what is to be done with messages that nobody can handle */
 } ringbuf_options;
 
 /** What is fixed about a queue. */
@@ -111,6 +119,9 @@ typedef struct ringbuf_info {
     uint64_t capacity_bytes;
     uint64_t max_items;        /* 0: unbounded */
     uint64_t max_message_bytes;
+    uint64_t ring_message_bytes; /* messages of up to this size lie in the ring, larger ones in the arena */
+    uint64_t arena_bytes;
+    uint64_t block_bytes;      /* the arena is given out in runs of whole blocks */
     uint64_t file_bytes;       /* size of the file; pages are only used as messages first reach them */
     uint64_t created_ns;       /* CLOCK_REALTIME */
     uint32_t max_participants;
@@ -118,6 +129,7 @@ typedef struct ringbuf_info {
     uint32_t permissions;
     uint32_t creator_pid;
     char tag[32];
+    char note[512];
 } ringbuf_info;
 
 /** Counters since the queue was created, summed over all participants, also those that left.
@@ -135,6 +147,13 @@ typedef struct ringbuf_stats {
     uint64_t recoveries;       /* dead participants that were cleaned up after */
     uint64_t participants;     /* attached now */
     uint64_t shutdown;         /* 0 open, 1 draining, 2 shut down at once */
+    uint64_t arena_bytes;
+    uint64_t arena_used_bytes; /* in runs of whatever state */
+    uint64_t arena_backed_bytes; /* with memory behind them: in use, or free and not yet given back to the system */
+    uint64_t arena_largest_bytes; /* the longest run that is free */
+    uint64_t reserved;         /* runs that somebody is filling */
+    uint64_t held;             /* runs of messages that were delivered and are still being looked at */
+    uint64_t leased;           /* runs of messages that are neither acknowledged nor given back */
 } ringbuf_stats;
 
 /** One attached participant. */
@@ -154,10 +173,38 @@ typedef struct ringbuf_message {
     size_t capacity;           /* in */
     const void *data;          /* out: the message: `buffer`, or where it lies in shared memory */
     size_t size;               /* out: its size in bytes */
-    uint64_t position;         /* out: the library's; leave it alone */
+    uint32_t attempts;         /* out: how often it has been taken, this time included; stays at 65535 */
+    uint32_t in_arena;         /* out: 1 if it lies in the arena, and takes no room in the ring */
+    uint64_t position;         /* out: the library's; leave it alone, like the next two */
+    uint64_t ticket;
+    uint64_t generation;
 } ringbuf_message;
 
-/** Fill `options` with the defaults: 4 MiB, unbounded items, 1024 participants, RINGBUF_OPEN_OR_CREATE, no flags. */
+/** Room in the arena that is the caller's to fill. */
+typedef struct ringbuf_reservation {
+    void *data;                /* out: `size` bytes of shared memory, aligned to a block; with anything in them */
+    size_t size;               /* out: as asked for */
+    uint64_t position;         /* out: the library's; leave it alone, like the next two */
+    uint64_t ticket;
+    uint64_t generation;
+} ringbuf_reservation;
+
+/** A piece of a message that is put together from several. */
+typedef struct ringbuf_part {
+    const void *data;
+    size_t size;
+} ringbuf_part;
+
+/** What ringbuf_check found.  All but the first are 0 in a queue that nobody is using at this moment. */
+typedef struct ringbuf_findings {
+    uint64_t runs;             /* in use, of whatever state */
+    uint64_t orphaned_blocks;  /* that belong to no run */
+    uint64_t orphaned_runs;    /* that no message, no reservation and no living participant accounts for */
+    uint64_t broken_runs;      /* whose blocks do not say that they belong to them */
+    uint64_t dangling_messages;/* in the ring, without the run that they refer to */
+} ringbuf_findings;
+
+/** Fill `options` with the defaults: 4 MiB, an arena of 64 MiB, unbounded items, 1024 participants, RINGBUF_OPEN_OR_CREATE, no flags. */
 RINGBUF_API void ringbuf_options_init(ringbuf_options *options);
 
 /** Create a queue, or attach to the one that is there (options->mode), and return a handle in *out.
@@ -185,14 +232,21 @@ RINGBUF_API ringbuf_status ringbuf_attach(ringbuf **out, const char *name, const
                                           const ringbuf_options *options);
 
 /** Leave the queue.  Idempotent.  Calls blocked on this handle in other threads return RINGBUF_E_CLOSED; close waits for them
- *  (and for calls that are just finishing), never for other processes.  What this handle has taken and neither acknowledged nor
- *  given back goes back to the queue.  Every later call on the handle answers RINGBUF_E_CLOSED.
+ *  (and for calls that are just finishing), never for other processes.  What this handle has taken and neither acknowledged,
+ *  kept, nor given back goes back to the queue.  Every later call on the handle answers RINGBUF_E_CLOSED, but for
+ *  ringbuf_release, ringbuf_abort and ringbuf_unpin: what was kept, reserved or pinned stays mapped until it is ended, and only
+ *  the last of these completes the close.
  *  The last one to leave removes the queue if nothing is in it (see enum ringbuf_flag).
  *  Not to be called from a signal handler. */
 RINGBUF_API void ringbuf_close(ringbuf *rb);
 
-/** Close the handle if it is open and free its memory.  NULL is allowed.  No other call on it may be under way or follow. */
+/** Close the handle if it is open and free its memory.  NULL is allowed.  No other call on it may be under way or follow, but
+ *  for ringbuf_release, ringbuf_abort and ringbuf_unpin, the last of which then frees it. */
 RINGBUF_API void ringbuf_free(ringbuf *rb);
+
+/** Close every open handle of this process, also those with something kept: for a process that is about to end without exit(),
+ *  by _exit() or a signal.  (exit() does it by itself.)  What is mapped stays mapped. */
+RINGBUF_API void ringbuf_leave_all(void);
 
 /** Remove the queue's name.  Those who are attached go on with it; nobody can attach to it any more; its memory goes with the
  *  last of them.  Returns RINGBUF_OK, also if the name was gone; RINGBUF_E_CLOSED; RINGBUF_E_BUSY (another process has
@@ -209,14 +263,36 @@ RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_opti
 
 /** Put one message of `size` bytes (0 is allowed) into the queue, waiting until `deadline_ns` for room.
  *
+ *  Messages of up to ringbuf_info.ring_message_bytes lie in the ring, larger ones in the arena.
  *  Blocks while the queue is full; interruptible.  Any number of processes and threads may call it at once; none of them waits
  *  for another one's put.  Lock-free.
  *  Returns  RINGBUF_OK          the message is in the queue and will be delivered, whatever happens to this process
- *           RINGBUF_E_TIMEOUT   full until the deadline
+ *           RINGBUF_E_TIMEOUT   the ring was full until the deadline
+ *           RINGBUF_E_ARENA_FULL the arena was
  *           RINGBUF_E_TOO_LARGE larger than ringbuf_info.max_message_bytes; at once
  *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _NO_SPACE, _CORRUPT, _CROWDED, _INVALID
  *  On any error nothing was put. */
 RINGBUF_API ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t deadline_ns);
+
+/** Put one message that consists of these parts, one behind the other, in this order.  As ringbuf_put in everything else. */
+RINGBUF_API ringbuf_status ringbuf_put_parts(ringbuf *rb, const ringbuf_part *parts, size_t count, int64_t deadline_ns);
+
+/** Reserve `size` bytes (0 is allowed) of the arena, waiting until `deadline_ns` for them, to be filled in place.
+ *
+ *  The caller may take as long as it likes: a reservation costs the others nothing but its room in the arena.  End it with
+ *  ringbuf_commit or ringbuf_abort; if this process dies, it is aborted.  Blocks while the arena is full; interruptible.
+ *  Returns  RINGBUF_OK, RINGBUF_E_ARENA_FULL, RINGBUF_E_TOO_LARGE, _SHUTDOWN, _CLOSED, _INTR, _NO_SPACE, _CORRUPT, _CROWDED, _INVALID */
+RINGBUF_API ringbuf_status ringbuf_reserve(ringbuf *rb, ringbuf_reservation *reservation, size_t size, int64_t deadline_ns);
+
+/** Put the first `size` bytes of the reservation into the queue as a message, waiting until `deadline_ns` for room in the ring.
+ *  With RINGBUF_OK the reservation is over.  On any error it is unchanged, to be committed again or aborted.
+ *  Blocks while the ring is full; interruptible.  Returns as ringbuf_put, and RINGBUF_E_INVALID if it is over already, or made
+ *  through another handle, or in another process. */
+RINGBUF_API ringbuf_status ringbuf_commit(ringbuf *rb, const ringbuf_reservation *reservation, size_t size, int64_t deadline_ns);
+
+/** Give the reservation up.  Never blocks.  Also after ringbuf_close and ringbuf_free, but then only once.  In a forked child it only
+ *  says that the child does not use the memory any more.  Returns RINGBUF_OK, or RINGBUF_E_INVALID if it is over already. */
+RINGBUF_API ringbuf_status ringbuf_abort(ringbuf *rb, const ringbuf_reservation *reservation);
 
 /** Copy the oldest message into `buffer` and remove it, waiting until `deadline_ns` for one.
  *
@@ -232,15 +308,35 @@ RINGBUF_API ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, 
 /** Take the oldest message without removing it yet: nobody else sees it, and if this process dies it goes to another consumer.
  *
  *  A message of up to message->capacity bytes is copied to message->buffer; a larger one is read where it lies, at message->data,
- *  until it is acknowledged.  End it with ringbuf_ack (done) or ringbuf_nack (back to the queue), from any thread of this
- *  process.  It occupies its room in the ring until then, so be quick: this is for decoding a message, not for working on it.
+ *  until it is ended or the handle closed.  End it with ringbuf_ack (done), ringbuf_nack (back to the queue) or ringbuf_keep, from
+ *  any thread of this process.
+ *  A small message keeps its room in the ring until then, so be quick: this is for decoding a message.  For working on it there
+ *  is ringbuf_lease.
  *  Blocks and returns as ringbuf_get, except that RINGBUF_E_SMALL does not occur. */
 RINGBUF_API ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
 
-/** Copy a taken message, whole, to `buffer`, which has room for message->size bytes.  For those that were too large for
- *  message->buffer, where another thread may close the handle: then message->data is no longer to be read.
- *  Never blocks.  Returns as ringbuf_ack. */
-RINGBUF_API ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *buffer);
+/** As ringbuf_take, for as long as the caller likes: a small message moves from the ring into the arena, so that the lease costs the
+ *  others nothing but its room there.  Only if the arena is full, or there is none, it stays in the ring (message->in_arena is 0). */
+RINGBUF_API ringbuf_status ringbuf_lease(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+
+/** Copy `size` bytes of a taken message from `offset` on to `buffer`.  For messages that were not copied to message->buffer, where
+ *  another thread may close the handle: then message->data is no longer to be read.
+ *  Never blocks.  Returns as ringbuf_ack, and RINGBUF_E_INVALID if there are no such bytes in it. */
+RINGBUF_API ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *buffer, size_t offset, size_t size);
+
+/** The taken message is done and removed, as by ringbuf_ack, but its bytes stay where they are, at message->data, and are the
+ *  caller's to read and write until ringbuf_release, also after ringbuf_close.  If this process dies, they are released.
+ *  Only for messages with in_arena 1.  Never blocks.  Returns as ringbuf_ack. */
+RINGBUF_API ringbuf_status ringbuf_keep(ringbuf *rb, const ringbuf_message *message);
+
+/** Give the bytes of a kept message back.  Never blocks.  Also after ringbuf_close and ringbuf_free, but after ringbuf_free only once.
+ *  In a forked child it only says that the child does not use the memory any more.
+ *  Returns RINGBUF_OK, or RINGBUF_E_INVALID if that was done already. */
+RINGBUF_API ringbuf_status ringbuf_release(ringbuf *rb, const ringbuf_message *message);
+
+/** Keep the queue's memory mapped until ringbuf_unpin, also after ringbuf_close.  Returns RINGBUF_OK or RINGBUF_E_CLOSED. */
+RINGBUF_API ringbuf_status ringbuf_pin(ringbuf *rb);
+RINGBUF_API void ringbuf_unpin(ringbuf *rb);
 
 /** The taken message is done: remove it.  Never blocks.
  *  Returns RINGBUF_OK; RINGBUF_E_INVALID if it was not taken through this handle or is done already; RINGBUF_E_CLOSED. */
@@ -250,7 +346,8 @@ RINGBUF_API ringbuf_status ringbuf_ack(ringbuf *rb, const ringbuf_message *messa
 RINGBUF_API ringbuf_status ringbuf_nack(ringbuf *rb, const ringbuf_message *message);
 
 /** Shut the queue down for everyone: every put, also a blocked one, answers RINGBUF_E_SHUTDOWN from now on.
- *  With `immediate` 0, consumers drain what is there and then get RINGBUF_E_SHUTDOWN.  With `immediate` not 0, waiting messages
+ *  With `immediate` 0, consumers drain what is there and then get RINGBUF_E_SHUTDOWN.  What somebody else has taken by then is not
+ *  waited for; if it comes back after the last consumer has left, it stays in the queue.  With `immediate` not 0, waiting messages
  *  are discarded (and count as finished) and every get answers RINGBUF_E_SHUTDOWN.  Cannot be undone.  Does not block. */
 RINGBUF_API ringbuf_status ringbuf_shutdown(ringbuf *rb, int immediate);
 
@@ -282,6 +379,9 @@ RINGBUF_API const char *ringbuf_name(const ringbuf *rb);
 
 /** The path of the queue's file, valid until ringbuf_free.  Answers also on a closed handle. */
 RINGBUF_API const char *ringbuf_path(const ringbuf *rb);
+
+/** Walk the arena and account for every block and run.  Never blocks.  What others are doing meanwhile can look like a finding. */
+RINGBUF_API ringbuf_status ringbuf_check(ringbuf *rb, ringbuf_findings *findings);
 
 /** Clean up after participants that died, now.  *recovered counts them.  Calls that would otherwise wait do this by themselves. */
 RINGBUF_API ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered);

@@ -156,6 +156,11 @@ ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
     return outcome(result);
 }
 
+ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes)
+{
+    return outcome(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes));
+}
+
 /* ---- locks ---- */
 
 static int set_lock(rbi_fd fd, uint32_t which, short type)

@@ -133,6 +133,10 @@ def _describe(found: tuple[str, str | None]) -> dict[str, Any]:
         "maxsize": info.maxsize,
         "used_bytes": stats["used_bytes"],
         "capacity": info.capacity,
+        "arena": info.arena,
+        "arena_used_bytes": stats["arena_used_bytes"],
+        "held": stats["held"],
+        "leased": stats["leased"],
         "processes": stats["participants"] - 1,  # not this one
         "serializer": info.tag or "raw",
         "auto_cleanup": info.auto_cleanup,

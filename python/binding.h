@@ -1,0 +1,145 @@
+/* binding.h — what the files of the Python module share.
+ *
+ *   port.c   the calls on one queue: put, get, lease, reserve
+ *   frame.c  a message whose object's buffers lie beside its pickle
+ *   block.c  memory that Python objects look at, and that lives as long as they do
+ *   taken.c  a message that is being worked on
+ *
+ * All of it runs with the GIL held, except where a function says that it lets it go. */
+#ifndef SAGE_BINDING_H
+#define SAGE_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <ringbuf/ringbuf.h>
+
+enum {
+    MANY_BYTES = 256 * 1024, /* copying more than this lets other threads run */
+};
+
+/* ---- block.c ---- */
+
+enum block_kind {
+    BLOCK_PRIVATE,  /* our own, freed with the block */
+    BLOCK_PINNED,   /* a queue's, which stays mapped for us; whose it is, is not the block's affair */
+    BLOCK_KEPT,     /* a kept message, released with the block */
+    BLOCK_RESERVED, /* a reservation, aborted with the block */
+    BLOCK_OVER,     /* none any more */
+};
+
+/** Memory with the buffer interface.  Whatever looks at it keeps it alive. */
+typedef struct block {
+    PyObject_HEAD
+    enum block_kind kind;
+    int readonly;
+    char *data;
+    Py_ssize_t size;
+    Py_ssize_t exports;              /* how many look at it */
+    ringbuf *rb;                     /* where it is the queue's; may be closed and freed by now */
+    ringbuf_message message;         /* if KEPT, or to be */
+    ringbuf_reservation reservation; /* if RESERVED */
+} block;
+
+/** Make the type and add it to the module.  0, or -1 with an exception. */
+int block_install(PyObject *module);
+
+/** Memory is about to be written.  If it is so large that malloc makes it afresh each time, have it made in large pages: a fault for
+ *  each small one costs several times what the copying does. */
+void prefer_huge_pages(char *data, size_t size);
+
+/** Memory of our own, aligned to 64 bytes, with anything in it.  NULL with an exception. */
+block *block_private(Py_ssize_t size, int readonly);
+
+/** A taken message that lies in the arena, pinned.  NULL with an exception, or with *status not RINGBUF_OK and none. */
+block *block_of_message(ringbuf *rb, const ringbuf_message *message, int readonly, ringbuf_status *status);
+
+/** A reservation; aborted if this fails.  NULL with an exception. */
+block *block_of_reservation(ringbuf *rb, const ringbuf_reservation *reservation);
+
+/** `object` as a block with this reservation still open.  NULL with an exception. */
+block *block_reserved(PyObject *object);
+
+/** The message is done: kept for those who still look at it, acknowledged if nobody does.  `lying` may be NULL. */
+ringbuf_status block_finish(ringbuf *rb, const ringbuf_message *message, block *lying);
+
+/** The reservation has been committed: what looks at it keeps the memory mapped, no more. */
+void block_committed(block *self);
+
+/** A memoryview of all of the block.  NULL with an exception. */
+PyObject *block_view(block *self);
+
+/* ---- frame.c ---- */
+
+/** A message on its way into the queue: its parts, and what they lie in.  Made by letter_*(), ended by letter_clear(). */
+typedef struct letter {
+    const ringbuf_part *parts;
+    size_t count;
+    size_t size;
+    PyObject *bytes;     /* or NULL */
+    Py_buffer view;      /* of the item itself; view.obj may be NULL */
+    struct frame *frame; /* or NULL */
+    ringbuf_part own[2];
+} letter;
+
+/** The message is these bytes (a reference is taken over). */
+void letter_of_bytes(letter *made, PyObject *bytes);
+
+/** The message is what `item` shows through the buffer interface, as it lies there if it can be.  0, or -1 with an exception: where
+ *  it shows nothing, a TypeError that begins with `refusal`. */
+int letter_of_buffer(letter *made, PyObject *item, const char *refusal);
+
+/** The message is the content of `item`, a bytes or bytearray, behind a head.  0, or -1 with an exception. */
+int letter_of_content(letter *made, PyObject *item);
+
+/** The message is this pickle (a reference is taken over), and these buffers behind it.  0, or -1 with an exception. */
+int letter_of_frame(letter *made, PyObject *pickle, PyObject *buffers);
+
+void letter_clear(letter *made);
+
+/** A callback for pickling, which puts the buffers that are to stay outside the pickle into `buffers`, a list. */
+PyObject *frame_gatherer(PyObject *buffers);
+
+enum frame_kind {
+    FRAME_NONE = 0,
+    FRAME_BUFFERS = 1,
+    FRAME_BYTES = 2,
+    FRAME_BYTEARRAY = 3,
+};
+
+enum {
+    FRAME_HEAD_BYTES = 16,
+    FRAME_ALIGNMENT = 64,
+};
+
+/** What a message is that begins with `byte`. */
+static inline enum frame_kind frame_kind_of(unsigned char byte)
+{
+    return byte >= FRAME_BUFFERS && byte <= FRAME_BYTEARRAY ? (enum frame_kind)byte : FRAME_NONE;
+}
+
+/** Where the content of a FRAME_BYTES or FRAME_BYTEARRAY begins; its first `known` bytes are at `head`.  -1 with an exception: malformed. */
+Py_ssize_t frame_content(const char *head, Py_ssize_t known, Py_ssize_t size);
+
+/** The object in a FRAME_BUFFERS message, which lies at `data` and which `whole` is a memoryview of.  NULL with an exception. */
+PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObject *whole);
+
+/* ---- taken.c ---- */
+
+/** A message that is neither acknowledged nor given back; the latter happens when the object goes. */
+typedef struct taken {
+    PyObject_HEAD
+    PyObject *keeper; /* keeps the handle from being freed */
+    ringbuf *rb;
+    block *lying;     /* where its object's buffers lie, or NULL */
+    ringbuf_message message;
+    pid_t pid;
+    int ended;
+} taken;
+
+/** As block_install(). */
+int taken_install(PyObject *module);
+
+/** NULL with an exception. */
+taken *taken_new(PyObject *keeper, ringbuf *rb);
+
+#endif
