@@ -172,6 +172,7 @@ TABLES = {
     "Cursors of a lane": "rbi_cursors",
     "Participants": "rbi_participant",
     "Slots": "rbi_slot",
+    "Runs": "rbi_run_entry",
 }
 
 
@@ -203,6 +204,37 @@ def test_the_first_python_program_of_the_readme_runs(tmp_path: pathlib.Path) -> 
     assert done.returncode == 0, done.stderr
     expected = re.findall(r"print\(.*\)\s+# (\S+)$", block[1], re.MULTILINE)
     assert done.stdout.split() == expected or not expected, done.stdout
+
+
+# ---- the programs of the page on zero copy ----
+
+ZERO_COPY = ROOT / "docs" / "zero-copy.md"
+
+
+def blocks_of(document: pathlib.Path, language: str) -> str:
+    """All blocks in that language, one after the other: they are one program."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", TEXTS[document], re.MULTILINE | re.DOTALL)
+    assert blocks
+    return "\n".join(blocks)
+
+
+def test_the_python_programs_of_the_page_on_zero_copy_run(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("numpy")
+    program = tmp_path / "zero_copy.py"
+    program.write_text(blocks_of(ZERO_COPY, "python"), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_c_functions_of_the_page_on_zero_copy_compile(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "zero_copy.c").write_text(blocks_of(ZERO_COPY, "c"), encoding="utf-8")
+    done = subprocess.run(
+        ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", str(ROOT / "c" / "include"), str(tmp_path / "zero_copy.c")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # ---- style ----
