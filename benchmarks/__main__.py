@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 
 import sage_queue
 
-from . import machine, report, results
+from . import arrays, machine, ray_channel, report, results
 from .cells import BASELINE, NORMAL, QUICK, Cell, catalogue, needs_program
 from .core import Program
 from .peers import PEERS
@@ -27,7 +27,8 @@ def main(words: Sequence[str] | None = None) -> int:
         settings = dataclasses.replace(settings, rounds=options.rounds)
 
     program = Program()
-    for missing_name, why in [(peer.name, peer.missing()) for peer in PEERS] + [("the C programs", program.missing())]:
+    others = [("the C programs", program.missing()), ("large arrays", arrays.missing()), (ray_channel.NAME, ray_channel.missing())]
+    for missing_name, why in [(peer.name, peer.missing()) for peer in PEERS] + others:
         if why:
             out.print(f"skipped: {missing_name} ({why})", style="yellow")
     peers = [peer for peer in PEERS if not peer.missing()]

@@ -11,6 +11,7 @@ import multiprocessing
 import platform
 import queue
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sage_queue
@@ -26,9 +27,12 @@ CONTEXT = multiprocessing.get_context("fork")
 #: For the queues that want to know.  The others are bounded by a pipe (SimpleQueue) or not at all (multiprocessing.Queue).
 CAPACITY_BYTES = 4 << 20
 
+#: Large items that may be on their way at once, for those that count items.
+PENDING = 4
+
 
 class Peer:
-    """A queue, made in the measuring process and inherited by its workers."""
+    """A queue, made in the measuring process and inherited by its workers.  `room_bytes` is for those whose memory has a bound."""
 
     name: str
     put: Callable[[Any], object]
@@ -50,24 +54,35 @@ class Peer:
 class Sage(Peer):
     name = "sage_queue"
 
-    def __init__(self) -> None:
-        self._queue = sage_queue.SageQueue(capacity=CAPACITY_BYTES)
-        self.put = self._queue.put
-        self.get = self._queue.get
+    def __init__(self, room_bytes: int = CAPACITY_BYTES) -> None:
+        self.queue: Any = sage_queue.SageQueue(capacity=CAPACITY_BYTES, arena=room_bytes)
+        self.put = self.queue.put
+        self.get = self.queue.get
 
     @staticmethod
     def version() -> str:
         return sage_queue.__version__
 
     def close(self) -> None:
-        self._queue.close()
+        self.queue.close()
+
+
+class SageViews(Sage):
+    """Gets views on shared memory in place of objects of its own."""
+
+    name = "sage_queue views"
+
+    def __init__(self, room_bytes: int = CAPACITY_BYTES) -> None:
+        super().__init__(room_bytes)
+        self.get = partial(self.queue.get, copy=False)
 
 
 class StandardQueue(Peer):
     name = "mp.Queue"
 
-    def __init__(self) -> None:
-        self._queue = CONTEXT.Queue()
+    def __init__(self, room_bytes: int = 0) -> None:
+        # A thread pickles later what is put now, so large items need a bound.
+        self._queue = CONTEXT.Queue(PENDING if room_bytes else 0)
         self.put = self._queue.put
         self.get = self._queue.get
 
@@ -79,7 +94,7 @@ class StandardQueue(Peer):
 class StandardSimpleQueue(Peer):
     name = "mp.SimpleQueue"
 
-    def __init__(self) -> None:
+    def __init__(self, room_bytes: int = 0) -> None:
         self._queue = CONTEXT.SimpleQueue()
         self.put = self._queue.put
         self.get = self._queue.get
@@ -96,8 +111,8 @@ class FasterFifo(Peer):
 
     name = "faster-fifo"
 
-    def __init__(self) -> None:
-        self._queue = faster_fifo.Queue(max_size_bytes=CAPACITY_BYTES)
+    def __init__(self, room_bytes: int = CAPACITY_BYTES) -> None:
+        self._queue = faster_fifo.Queue(max_size_bytes=room_bytes)
 
     @staticmethod
     def missing() -> str | None:

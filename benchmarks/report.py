@@ -22,6 +22,13 @@ METRICS = {
     "overhead_ns": ("put + get besides pickling", " ns"),
     "pair_ns": ("put + get", " ns"),
     "pickle_ns": ("pickling alone", " ns"),
+    "arrays_per_s": ("arrays a second", ""),
+    "gb_per_s": ("bytes a second", " GB"),
+    "put_copies": ("put, in copies of the array", ""),
+    "view_copies": ("get(copy=False), in copies", ""),
+    "put_get_copies": ("put + get, in copies", ""),
+    "first_put_copies": ("the first put, in copies", ""),
+    "copy_us": ("one copy", " µs"),
     "idle_cpu_percent": ("CPU while blocked in get()", " %"),
 }
 

@@ -39,10 +39,10 @@ class Result:
     def spread(self, entrant: str, metric: str) -> Spread | None:
         return Spread.of([figures[metric] for figures in self.rounds.get(entrant, []) if figures])
 
-    def ratio(self, entrant: str, metric: str) -> Spread | None:
+    def ratio(self, entrant: str, metric: str, ours: str = BASELINE) -> Spread | None:
         """Ours divided by this entrant's, round by round."""
-        pairs = zip(self.rounds.get(BASELINE, []), self.rounds.get(entrant, []))
-        return Spread.of([ours[metric] / its[metric] for ours, its in pairs if ours and its and its[metric]])
+        pairs = zip(self.rounds.get(ours, []), self.rounds.get(entrant, []))
+        return Spread.of([one[metric] / its[metric] for one, its in pairs if one and its and its[metric]])
 
     def as_json(self) -> dict[str, Any]:
         entrants = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .cells import BASELINE, C_CORE, FUTEX
-from .peers import FasterFifo, StandardQueue
+from . import ray_channel
+from .cells import ARRAYS, BASELINE, C_CORE, FUTEX
+from .peers import FasterFifo, SageViews, StandardQueue
 from .results import Result
 
 
@@ -26,6 +27,10 @@ def _ratio(entrant: str, metric: str) -> Callable[[Result], float | None]:
     return lambda result: ratio.median if (ratio := result.ratio(entrant, metric)) else None
 
 
+def _views_ratio(entrant: str, metric: str) -> Callable[[Result], float | None]:
+    return lambda result: ratio.median if (ratio := result.ratio(entrant, metric, SageViews.name)) else None
+
+
 def _at_least(bound: float) -> Callable[[float], bool]:
     return lambda value: value >= bound
 
@@ -39,6 +44,33 @@ def _below(bound: float) -> Callable[[float], bool]:
 
 
 TARGETS = (
+    *(
+        target
+        for size in ARRAYS
+        for target in (
+            Target(
+                f"arrays of {size}: at least 10 x multiprocessing.Queue",
+                f"arrays/{size}/1P1C",
+                _ratio(StandardQueue.name, "arrays_per_s"),
+                _at_least(10),
+            ),
+            Target(
+                f"arrays of {size}: at least 4 x faster-fifo",
+                f"arrays/{size}/1P1C",
+                _ratio(FasterFifo.name, "arrays_per_s"),
+                _at_least(4),
+            ),
+            Target(
+                f"arrays of {size}, views: at least Ray's channel",
+                f"arrays/{size}/1P1C",
+                _views_ratio(ray_channel.NAME, "arrays_per_s"),
+                _at_least(1),
+            ),
+        )
+    ),
+    Target("a put of 16 MiB: at most 1.3 copies", "costs/16MiB", _median(BASELINE, "put_copies"), _at_most(1.3)),
+    Target("a view of 16 MiB: at most 0.05 copies", "costs/16MiB", _median(BASELINE, "view_copies"), _at_most(0.05)),
+    Target("put + get of 16 MiB: at most 2.6 copies", "costs/16MiB", _median(BASELINE, "put_get_copies"), _at_most(2.6)),
     Target(
         "seed's message 1P1C: at least 3 x faster-fifo",
         "throughput/seed/1P1C",
