@@ -23,7 +23,7 @@
 #include <unistd.h>
 #include <unity.h>
 
-enum { MESSAGES = 512, OCCURRENCES = 3, ASSIST_AFTER_MS = 40, RING_LIMIT = 512, LARGEST = 9000, LARGE_ID = 7, ARENA_BLOCKS = 64 };
+enum { MESSAGES = 512, OCCURRENCES = 3, ASSIST_AFTER_MS = 40, RING_LIMIT = 512, LARGEST = 9000, LARGE_ID = 7, ARENA_BLOCKS = 64, BATCH = 3 };
 static const int64_t patience_ns = 20000000000; /* a watchdog, not a measurement */
 
 enum how { COUNT, KILL, STOP };
@@ -262,6 +262,14 @@ static void operate_reserve_and_commit(ringbuf *rb)
     if (shared->status != RINGBUF_OK) return;
     size_t size = fill(reservation.data, next_id);
     shared->status = ringbuf_commit(rb, &reservation, size, RINGBUF_FOREVER);
+}
+
+static void operate_put_all(ringbuf *rb)
+{
+    static uint8_t bytes[BATCH][LARGEST];
+    ringbuf_part messages[BATCH];
+    for (size_t i = 0; i < BATCH; i++) messages[i] = (ringbuf_part){.data = bytes[i], .size = fill(bytes[i], next_id + i)};
+    shared->status = ringbuf_put_all(rb, messages, BATCH, RINGBUF_FOREVER);
 }
 
 static void operate_reserve_and_abort(ringbuf *rb)
@@ -540,6 +548,15 @@ static void go_past_the_claim(void)
     next_id = late;
 }
 
+static void go_past_the_claims(void)
+{
+    uint64_t late = next_id;
+    next_id += BATCH;
+    survivor_puts(); /* behind the first claim, before the others */
+    TEST_ASSERT_TRUE(survivor_gets(0));
+    next_id = late;
+}
+
 static void shut_down(void) { TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_shutdown(survivor, 0)); }
 
 static void put_one(void)
@@ -614,6 +631,10 @@ static const struct scenario scenarios[] = {
     STATES("keep and release", operate_keep_and_release, GETS | LEASES, put_one),
     STATES("reserve and commit", operate_reserve_and_commit, PUTS, NULL),
     STATES("reserve and abort", operate_reserve_and_abort, 0, NULL),
+    STATES("put all", operate_put_all, PUTS, NULL),
+    {"put all, large ones, too", be_about_to_put_a_large_one, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put all late", leave_empty, operate_put_all, PUTS, RBI_POINT_claimed, go_past_the_claims, NULL},
+    {"put all into a full arena", fill_the_arena, operate_put_all, PUTS, -1, NULL, make_room_in_the_arena},
     {"put a large message", be_about_to_put_a_large_one, operate_put, PUTS, -1, NULL, NULL},
     {"put a large message late", skip_to_a_large_one, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
     {"put a large message into a full arena", fill_the_arena, operate_put, PUTS, -1, NULL, make_room_in_the_arena},
@@ -794,11 +815,11 @@ static void account(const struct scenario *scenario, bool claimer_stopped)
         TEST_ASSERT_EQUAL_UINT_MESSAGE(expected, times_delivered(id), "a message of the survivor");
     }
     if (scenario->role & PUTS) {
-        bool must = shared->passed[RBI_POINT_published] || shared->passed[RBI_POINT_published_late];
-        if (shared->finished) {
-            TEST_ASSERT_TRUE(must);
-        }
-        TEST_ASSERT_EQUAL_UINT_MESSAGE(must, times_delivered(next_id), "the child's message");
+        uint32_t published = shared->passed[RBI_POINT_published] + shared->passed[RBI_POINT_published_late];
+        uint32_t wanted = scenario->operate == operate_put_all ? BATCH : 1;
+        if (shared->finished) TEST_ASSERT_EQUAL_UINT32(wanted, published);
+        for (uint32_t i = 0; i < wanted; i++)
+            TEST_ASSERT_EQUAL_UINT_MESSAGE(i < published, times_delivered(next_id + i), "the child's message");
     }
     /* In order: only a late publication, or the messages that were in the hands of a child, may come after younger ones. */
     if (scenario->at_prelude || claimer_stopped || shared->how == STOP) return;
@@ -845,6 +866,7 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     pid_t child = run_child(scenario, how, point, occurrence, &state);
     /* A prelude message lies behind the child's. */
     uint64_t behind = scenario->at_prelude == go_past_the_claim && shared->prelude_done ? next_id + 1 : 0;
+    if (scenario->at_prelude == go_past_the_claims && shared->prelude_done) behind = next_id + BATCH;
 
     if (how == COUNT) {
         TEST_ASSERT_TRUE_MESSAGE(WIFEXITED(state) && WEXITSTATUS(state) == 0, "the operation failed unhurt");

@@ -291,20 +291,45 @@ static void gather(uint8_t *to, const ringbuf_part *parts, size_t count)
         if (part->size) rbi_copy(to, part->data, part->size);
 }
 
+/** Claim a record for so many bytes, which gets its pages if need be.  RINGBUF_E_TIMEOUT: the ring is full. */
+static inline ringbuf_status claim(ringbuf *rb, struct rbi_record *record, size_t bytes)
+{
+    enum rbi_ring_outcome outcome;
+    while ((outcome = rbi_ring_claim(&rb->ring, record, rb->registry.self, bytes)) == RBI_RING_UNRESERVED) {
+        ringbuf_status status = rbi_segment_reserve(rb, record->lane, record->cells);
+        if (status != RINGBUF_OK) return status;
+    }
+    return status_of(outcome);
+}
+
+/** Make the claimed record one that refers to the run, which holds a message of `size` bytes and is RESERVED by us. */
+static ringbuf_status refer(ringbuf *rb, struct rbi_record *record, struct rbi_run *run, size_t size)
+{
+    run->size = size;
+    run->record = rbi_ring_number_of(record);
+    if (rbi_arena_queue(&rb->arena, run, rb->registry.self) != RBI_ARENA_OK) return RINGBUF_E_CORRUPT;
+    rbi_ring_refer(record, size, run->first);
+    return RINGBUF_OK;
+}
+
+static inline void count_put(ringbuf *rb, size_t size)
+{
+    struct rbi_participant *me = rbi_registry_me(&rb->registry);
+    rbi_own_add64(&me->puts, 1);
+    rbi_own_add64(&me->bytes_put, size);
+    RBI_POINT(put_counted);
+}
+
 static ringbuf_status attempt_put(ringbuf *rb, void *context)
 {
     const struct put_call *call = context;
     struct rbi_record record;
-    enum rbi_ring_outcome outcome;
     RBI_POINT(put_began);
-    while ((outcome = rbi_ring_claim(&rb->ring, &record, rb->registry.self, ring_bytes(call))) == RBI_RING_UNRESERVED) {
-        ringbuf_status status = rbi_segment_reserve(rb, record.lane, record.cells);
-        if (status != RINGBUF_OK) return status;
-    }
+    ringbuf_status status = claim(rb, &record, ring_bytes(call));
     uint32_t shutdown = shutdown_of(rb);
-    if (outcome == RBI_RING_FULL && shutdown) return refusal(shutdown);
-    if (outcome == RBI_RING_FULL && went_round_the_stuck(rb, ring_bytes(call))) return attempt_put(rb, context);
-    if (outcome != RBI_RING_OK) return status_of(outcome);
+    if (status == RINGBUF_E_TIMEOUT && shutdown) return refusal(shutdown);
+    if (status == RINGBUF_E_TIMEOUT && went_round_the_stuck(rb, ring_bytes(call))) return attempt_put(rb, context);
+    if (status != RINGBUF_OK) return status;
     /* [T3 shutdown] claim, then look at the flag; against "set the flag, then look at the ring": either we see the flag, or whoever
      * drains the queue sees our claim and waits for it. */
     if (shutdown) {
@@ -313,13 +338,11 @@ static ringbuf_status attempt_put(ringbuf *rb, void *context)
         return refusal(shutdown);
     }
     if (call->run) {
-        call->run->size = call->size;
-        call->run->record = rbi_ring_number_of(&record);
-        if (rbi_arena_queue(&rb->arena, call->run, rb->registry.self) != RBI_ARENA_OK) {
+        status = refer(rb, &record, call->run, call->size);
+        if (status != RINGBUF_OK) {
             rbi_ring_void(&rb->ring, &record, rb->registry.self);
-            return RINGBUF_E_CORRUPT;
+            return status;
         }
-        rbi_ring_refer(&record, call->size, call->run->first);
     } else if (call->count == 1) {
         memcpy(record.payload, call->parts->data, call->size);
     } else {
@@ -327,10 +350,7 @@ static ringbuf_status attempt_put(ringbuf *rb, void *context)
     }
     RBI_POINT(payload_written);
     if (rbi_ring_publish(&rb->ring, &record, rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
-    struct rbi_participant *me = rbi_registry_me(&rb->registry);
-    rbi_own_add64(&me->puts, 1);
-    rbi_own_add64(&me->bytes_put, call->size);
-    RBI_POINT(put_counted);
+    count_put(rb, call->size);
     rbi_event_wake_one(&rb->header->items);
     RBI_POINT(put_woke);
     return RINGBUF_OK;
@@ -395,6 +415,167 @@ ringbuf_status ringbuf_put_parts(ringbuf *rb, const ringbuf_part *parts, size_t 
         if (__builtin_add_overflow(call.size, parts[i].size, &call.size)) return RINGBUF_E_TOO_LARGE;
     }
     return put_any(rb, &call, deadline_ns);
+}
+
+/* ---- put_all ----
+ *
+ * Claim a record for every message, then fill all, then publish all; if there is no room for one, void those that were claimed.  So as
+ * not to claim and void in vain, it first looks whether there is room for all.  A death before the first publication leaves claims,
+ * which are voided; after it, some of the messages have been put, as if by so many puts, and the others have not. */
+
+struct put_all_call {
+    const ringbuf_part *messages;
+    size_t count;
+    uint64_t cells;             /* of the ring, for all of them */
+    struct rbi_record *records;
+    struct rbi_run *runs;       /* of the messages that are too large for the ring; NULL if none is */
+};
+
+static inline bool is_large(const ringbuf *rb, const ringbuf_part *message) { return message->size > rb->ring_limit; }
+
+static inline size_t bytes_in_ring(const ringbuf *rb, const ringbuf_part *message)
+{
+    return is_large(rb, message) ? sizeof(uint64_t) : message->size;
+}
+
+static void free_runs(ringbuf *rb, const struct put_all_call *call, size_t upto)
+{
+    for (size_t i = 0; i < upto; i++)
+        if (is_large(rb, &call->messages[i])) free_run(rb, &call->runs[i]);
+}
+
+/** Reserve runs for all large messages, or for none. */
+static ringbuf_status attempt_reserve_all(ringbuf *rb, void *context)
+{
+    struct put_all_call *call = context;
+    for (size_t i = 0; i < call->count; i++) {
+        if (!is_large(rb, &call->messages[i])) continue;
+        struct reserve_call room = {.size = call->messages[i].size, .is_put = true};
+        ringbuf_status status = attempt_reserve(rb, &room);
+        if (status != RINGBUF_OK) {
+            free_runs(rb, call, i);
+            return status;
+        }
+        call->runs[i] = room.run;
+    }
+    return RINGBUF_OK;
+}
+
+/** A cheap look: whether there would be room for the largest. */
+static bool room_for_runs(ringbuf *rb, void *context)
+{
+    const struct put_all_call *call = context;
+    uint64_t largest = 0;
+    for (size_t i = 0; i < call->count; i++)
+        if (call->messages[i].size > largest) largest = call->messages[i].size;
+    return rbi_arena_has_room(&rb->arena, largest) || shutdown_of(rb) || rbi_handle_is_closed(rb);
+}
+
+static void void_claims(ringbuf *rb, const struct put_all_call *call, size_t claimed)
+{
+    while (claimed) rbi_ring_void(&rb->ring, &call->records[--claimed], rb->registry.self);
+    rbi_event_wake_all(&rb->header->items); /* a drainer may wait for our claims */
+    rbi_event_wake_all(&rb->header->space);
+}
+
+static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
+{
+    const struct put_all_call *call = context;
+    size_t claimed = 0;
+    ringbuf_status status = RINGBUF_OK;
+    RBI_POINT(put_began);
+    if (rbi_ring_has_room_for(&rb->ring, call->cells, call->count)) {
+        while (claimed < call->count && status == RINGBUF_OK) {
+            status = claim(rb, &call->records[claimed], bytes_in_ring(rb, &call->messages[claimed]));
+            if (status == RINGBUF_OK) claimed++;
+        }
+    } else {
+        status = RINGBUF_E_TIMEOUT;
+    }
+    uint32_t shutdown = shutdown_of(rb); /* [T3] as in attempt_put() */
+    if (shutdown) status = refusal(shutdown);
+    for (size_t i = 0; status == RINGBUF_OK && i < call->count; i++) {
+        const ringbuf_part *message = &call->messages[i];
+        if (is_large(rb, message)) status = refer(rb, &call->records[i], &call->runs[i], message->size);
+        else if (message->size) memcpy(call->records[i].payload, message->data, message->size);
+    }
+    RBI_POINT(payload_written);
+    if (status != RINGBUF_OK) {
+        if (claimed) void_claims(rb, call, claimed);
+        if (status == RINGBUF_E_TIMEOUT && went_round_the_stuck(rb, call->cells << rb->stamp.cell_log2)) return attempt_put_all(rb, context);
+        return status;
+    }
+    for (size_t i = 0; i < call->count; i++) {
+        if (rbi_ring_publish(&rb->ring, &call->records[i], rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
+        count_put(rb, call->messages[i].size);
+    }
+    rbi_event_wake_one(&rb->header->items); /* and he the next one: rbi_event_pass_on() */
+    RBI_POINT(put_woke);
+    return RINGBUF_OK;
+}
+
+static bool room_for_all(ringbuf *rb, void *context)
+{
+    const struct put_all_call *call = context;
+    return rbi_ring_has_room_for(&rb->ring, call->cells, call->count) || shutdown_of(rb) || rbi_handle_is_closed(rb);
+}
+
+/** Add up what the messages need.  RINGBUF_E_TOO_LARGE if they can never be in the queue together. */
+static ringbuf_status measure(ringbuf *rb, struct put_all_call *call, size_t *large)
+{
+    uint64_t arena_bytes = 0;
+    *large = 0;
+    for (size_t i = 0; i < call->count; i++) {
+        const ringbuf_part *message = &call->messages[i];
+        if (!message->data && message->size) return RINGBUF_E_INVALID;
+        call->cells += rbi_ring_cells_for(&rb->ring, bytes_in_ring(rb, message));
+        if (!is_large(rb, message)) continue;
+        ++*large;
+        if (message->size > rbi_arena_bytes(&rb->arena)) return RINGBUF_E_TOO_LARGE;
+        arena_bytes += (message->size + (UINT64_C(1) << rb->stamp.block_log2) - 1) >> rb->stamp.block_log2 << rb->stamp.block_log2;
+    }
+    if (call->cells > rbi_ring_cells(&rb->ring) / 2 || arena_bytes > rbi_arena_bytes(&rb->arena)) return RINGBUF_E_TOO_LARGE;
+    return rb->stamp.max_items && call->count > rb->stamp.max_items ? RINGBUF_E_TOO_LARGE : RINGBUF_OK;
+}
+
+static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t large, int64_t deadline_ns)
+{
+    rbi_atomic64 *puts = &rbi_registry_me(&rb->registry)->puts;
+    ringbuf_status status = RINGBUF_OK;
+    if (large) {
+        struct waiting room = {&rb->header->room, &rb->room_patience, puts, attempt_reserve_all, room_for_runs, NULL};
+        status = attempt_reserve_all(rb, call);
+        if (status == RINGBUF_E_TIMEOUT) status = wait_until(rb, &room, call, deadline_ns);
+        if (status == RINGBUF_E_TIMEOUT) return RINGBUF_E_ARENA_FULL;
+        if (status != RINGBUF_OK) return status;
+        for (size_t i = 0; i < call->count; i++)
+            if (is_large(rb, &call->messages[i])) rbi_copy(call->runs[i].payload, call->messages[i].data, call->messages[i].size);
+    }
+    struct waiting space = {&rb->header->space, &rb->space_patience, puts, attempt_put_all, room_for_all, some_room};
+    status = attempt_put_all(rb, call);
+    if (status == RINGBUF_E_TIMEOUT) status = wait_until(rb, &space, call, deadline_ns);
+    if (status != RINGBUF_OK && large) free_runs(rb, call, call->count);
+    return status;
+}
+
+ringbuf_status ringbuf_put_all(ringbuf *rb, const ringbuf_part *messages, size_t count, int64_t deadline_ns)
+{
+    if (!rb || (!messages && count)) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    struct put_all_call call = {.messages = messages, .count = count};
+    size_t large;
+    status = measure(rb, &call, &large);
+    if (status == RINGBUF_OK && count) {
+        call.records = calloc(count, sizeof *call.records);
+        if (large) call.runs = calloc(count, sizeof *call.runs);
+        if (!call.records || (large && !call.runs)) status = RINGBUF_E_NO_MEMORY;
+        else status = put_all(rb, &call, large, deadline_ns);
+        free(call.records);
+        free(call.runs);
+    }
+    rbi_handle_leave(rb);
+    return status;
 }
 
 /* ---- reserve, commit, abort ---- */

@@ -532,12 +532,12 @@ static enum rbi_ring_outcome make_room(struct rbi_ring *ring, struct rbi_lane *l
     return was_reclaimed(ring, position, cells, reclaimed_to) ? RBI_RING_OK : RBI_RING_FULL;
 }
 
-/** Whether one more item is within the bound.  Items that head has gone past, but that are or may yet become messages, count. */
-static enum rbi_ring_outcome below_max_items(struct rbi_ring *ring)
+/** Whether so many more items are within the bound.  Items that head has gone past, but that are or may yet become messages, count. */
+static enum rbi_ring_outcome below_max_items(struct rbi_ring *ring, uint64_t more)
 {
     uint64_t items = 0;
     if (count_items(ring, &items, ITEMS | 1u << RBI_KIND_CLAIMED | 1u << RBI_KIND_SKIPPED) != RBI_RING_OK) return RBI_RING_CORRUPT;
-    return items < ring->max_items ? RBI_RING_OK : RBI_RING_FULL;
+    return items + more <= ring->max_items ? RBI_RING_OK : RBI_RING_FULL;
 }
 
 /** Ask for the lines that puts of the same size will write soon.  They lie in the consumers' caches, and a locked instruction waits
@@ -600,7 +600,7 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
         /* acquire: [E3] as this process last saw it, perhaps in another thread. */
         if (!was_reclaimed(ring, position, cells, rbi_load_acquire64(&lane->reclaim_seen)))
             room = make_room(ring, lane, position, cells);
-        if (room == RBI_RING_OK && ring->max_items) room = below_max_items(ring);
+        if (room == RBI_RING_OK && ring->max_items) room = below_max_items(ring, 1);
         if (room != RBI_RING_OK) {
             uint64_t reclaimed_to = load_reclaim(ring, lane);
             if (rbi_load_total64(&lane->cursors->tail) != tail) continue;
@@ -1047,12 +1047,18 @@ bool rbi_ring_may_take(struct rbi_ring *ring)
     return word_is_of(ring, word, position) && word_kind(word) != RBI_KIND_CLAIMED;
 }
 
-bool rbi_ring_has_room(struct rbi_ring *ring, uint64_t size)
+uint64_t rbi_ring_cells_for(const struct rbi_ring *ring, uint64_t size) { return cells_for(ring, size); }
+
+uint64_t rbi_ring_cells(const struct rbi_ring *ring) { return cells_of_ring(ring); }
+
+bool rbi_ring_has_room(struct rbi_ring *ring, uint64_t size) { return rbi_ring_has_room_for(ring, cells_for(ring, size), 1); }
+
+bool rbi_ring_has_room_for(struct rbi_ring *ring, uint64_t cells, uint64_t items)
 {
     struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
     uint64_t position = position_of(ring, rbi_load_total64(&lane->cursors->tail));
-    if (make_room(ring, lane, position, cells_for(ring, size)) == RBI_RING_FULL) return false;
-    return !ring->max_items || below_max_items(ring) != RBI_RING_FULL;
+    if (make_room(ring, lane, position, cells) == RBI_RING_FULL) return false;
+    return !ring->max_items || below_max_items(ring, items) != RBI_RING_FULL;
 }
 
 uint64_t rbi_ring_used_bytes(struct rbi_ring *ring)

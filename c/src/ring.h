@@ -123,8 +123,14 @@ bool rbi_ring_bypass(struct rbi_ring *ring);
 /** Look, without changing anything that matters, whether a take could succeed now.  For spinning. */
 bool rbi_ring_may_take(struct rbi_ring *ring);
 
-/** Whether a claim of `size` bytes could succeed now.  For spinning, and for full(). */
+/** How many cells a record of `size` bytes occupies, and how many a ring has. */
+uint64_t rbi_ring_cells_for(const struct rbi_ring *ring, uint64_t size);
+uint64_t rbi_ring_cells(const struct rbi_ring *ring);
+
+/** Whether a claim of `size` bytes could succeed now; whether claims of so many cells for so many messages could, one after the other.
+ *  For spinning, and for full(). */
 bool rbi_ring_has_room(struct rbi_ring *ring, uint64_t size);
+bool rbi_ring_has_room_for(struct rbi_ring *ring, uint64_t cells, uint64_t items);
 
 /** Messages waiting.  Exact when nobody moves. */
 enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items);

@@ -277,6 +277,13 @@ RINGBUF_API ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t siz
 /** Put one message that consists of these parts, one behind the other, in this order.  As ringbuf_put in everything else. */
 RINGBUF_API ringbuf_status ringbuf_put_parts(ringbuf *rb, const ringbuf_part *parts, size_t count, int64_t deadline_ns);
 
+/** Put several messages, all or none, one behind the other, waiting until `deadline_ns` for room for all of them.
+ *
+ *  Consumers may get the first while the last is still being published; if this process dies then, some have been put and the others
+ *  have not.  Wakes once.  Blocks and returns as ringbuf_put, with RINGBUF_E_TOO_LARGE also if they could never be in the queue
+ *  together (in the ring's share, half of the capacity), and RINGBUF_E_NO_MEMORY.  On any error nothing was put. */
+RINGBUF_API ringbuf_status ringbuf_put_all(ringbuf *rb, const ringbuf_part *messages, size_t count, int64_t deadline_ns);
+
 /** Reserve `size` bytes (0 is allowed) of the arena, waiting until `deadline_ns` for them, to be filled in place.
  *
  *  The caller may take as long as it likes: a reservation costs the others nothing but its room in the arena.  End it with
