@@ -1,5 +1,5 @@
-/* test_queue.c — floor 4: the public calls, each with each outcome that ringbuf.h promises.  Messages of the ring; test_large.c has those of
- * the arena. */
+/* test_queue.c — floor 4: the public calls, each with each outcome that ringbuf.h promises.  Messages of the ring; test_large.c has
+ * those of the arena. */
 #include "support.h"
 
 #include <pthread.h>

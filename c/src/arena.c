@@ -371,6 +371,7 @@ static void count_attempt(struct rbi_arena *arena, struct rbi_run *run)
 
 enum rbi_arena_outcome rbi_arena_queue(struct rbi_arena *arena, const struct rbi_run *run, uint32_t owner)
 {
+    if (!is_reserved(arena, run, owner)) return RBI_ARENA_CORRUPT;
     write_entry(arena, run);
     enum rbi_arena_outcome outcome = change(arena, run, RBI_BLOCK_RESERVED, owner, RBI_BLOCK_QUEUED, owner);
     RBI_POINT(run_queued);
@@ -401,6 +402,7 @@ enum rbi_arena_outcome rbi_arena_lease_queued(struct rbi_arena *arena, struct rb
 
 enum rbi_arena_outcome rbi_arena_lease_copy(struct rbi_arena *arena, const struct rbi_run *run, uint32_t owner)
 {
+    if (!is_reserved(arena, run, owner)) return RBI_ARENA_CORRUPT;
     write_entry(arena, run);
     enum rbi_arena_outcome outcome = change(arena, run, RBI_BLOCK_RESERVED, owner, RBI_BLOCK_LEASED, owner);
     RBI_POINT(run_leased);

@@ -164,6 +164,7 @@ static ringbuf_status wait_until(ringbuf *rb, const struct waiting *waiting, voi
     int64_t now_ns = rbi_monotonic_ns();
     /* A poll, too, must not report full or empty for ever because of a dead one. */
     const int64_t start_ns = now_ns;
+    trim_if_due(rb, now_ns);
     if (recover_if_due(rb, now_ns, POLL_RECOVERY_NS) || (deadline_ns > now_ns && spin(rb, waiting, call, now_ns, deadline_ns))) {
         ringbuf_status status = waiting->attempt(rb, call);
         if (status != RINGBUF_E_TIMEOUT) {
@@ -414,6 +415,7 @@ ringbuf_status ringbuf_put_parts(ringbuf *rb, const ringbuf_part *parts, size_t 
         if (!parts[i].data && parts[i].size) return RINGBUF_E_INVALID;
         if (__builtin_add_overflow(call.size, parts[i].size, &call.size)) return RINGBUF_E_TOO_LARGE;
     }
+    if (call.size == 0) call.count = 0; /* so that nobody copies from NULL */
     return put_any(rb, &call, deadline_ns);
 }
 

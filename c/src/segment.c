@@ -758,7 +758,10 @@ static void depart(ringbuf *rb)
 {
     pthread_mutex_lock(&rb->closing);
     bool pinned = rbi_load_total32(&rb->pins) >= 2 * RBI_PIN; /* by more than close_all() */
-    if (pinned && rb->base && rb->fd >= 0 && rbi_load_total32(&rb->pins) & RBI_PIN_CLOSED) remove_if_last(rb);
+    if (pinned && rb->base && rb->fd >= 0 && rbi_load_total32(&rb->pins) & RBI_PIN_CLOSED) {
+        remove_if_last(rb);
+        rbi_lock_drop(rb->fd, RBI_LOCK_PRESENCE); /* the file stays open */
+    }
     pthread_mutex_unlock(&rb->closing);
 }
 
@@ -837,6 +840,16 @@ ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *opt
 
 /* ---- pages and recovery ---- */
 
+/** Reserve memory of the file; if there is none and it is `needed`, what the arena's free blocks have may do. */
+static ringbuf_status reserve(ringbuf *rb, uint64_t offset, uint64_t bytes, bool needed)
+{
+    ringbuf_status status = rbi_file_reserve(rb->fd, offset, bytes);
+    if (status != RINGBUF_E_NO_SPACE || !needed) return status;
+    rbi_store_relaxed64(&rb->trim_from, 0); /* relaxed: where to look */
+    rbi_segment_trim(rb, 0, UINT64_MAX);
+    return rbi_file_reserve(rb->fd, offset, bytes);
+}
+
 ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
 {
     /* In steps that double, up to a MiB of data at a time: few calls for a queue that fills, few pages for one that does not. */
@@ -852,8 +865,9 @@ ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
     uint64_t wanted = round_up(reserved + step, unit) < all ? round_up(reserved + step, unit) : all;
     if (wanted < least) wanted = least;
     for (;;) {
-        ringbuf_status status = rbi_file_reserve(rb->fd, slots_offset, wanted * sizeof(struct rbi_slot));
-        if (status == RINGBUF_OK) status = rbi_file_reserve(rb->fd, data_offset, wanted << rb->stamp.cell_log2);
+        bool needed = wanted == least;
+        ringbuf_status status = reserve(rb, slots_offset, wanted * sizeof(struct rbi_slot), needed);
+        if (status == RINGBUF_OK) status = reserve(rb, data_offset, wanted << rb->stamp.cell_log2, needed);
         RBI_POINT(pages_reserved);
         if (status == RINGBUF_OK) {
             if (rbi_ring_raise_reserved(&rb->ring, lane, wanted) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
@@ -876,24 +890,14 @@ ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
 
 /* ---- the arena's memory ---- */
 
-/** Reserve memory of the file; if there is none, what the arena's free blocks have may do. */
-static ringbuf_status reserve_or_trim(ringbuf *rb, uint64_t offset, uint64_t bytes)
-{
-    ringbuf_status status = rbi_file_reserve(rb->fd, offset, bytes);
-    if (status != RINGBUF_E_NO_SPACE) return status;
-    rbi_store_relaxed64(&rb->trim_from, 0); /* relaxed: where to look */
-    rbi_segment_trim(rb, 0, UINT64_MAX);
-    return rbi_file_reserve(rb->fd, offset, bytes);
-}
-
 ringbuf_status rbi_segment_reserve_parts(ringbuf *rb, uint64_t parts)
 {
     uint64_t blocks = rb->stamp.blocks / RBI_TABLE_PARTS;
     for (uint32_t part = 0; part < RBI_TABLE_PARTS; part++) {
         if (!(parts >> part & 1)) continue;
         const uint64_t words = blocks * sizeof(rbi_atomic64), entries = blocks * sizeof(struct rbi_run_entry);
-        ringbuf_status status = reserve_or_trim(rb, rb->stamp.table_offset + part * words, words);
-        if (status == RINGBUF_OK) status = reserve_or_trim(rb, rb->stamp.runs_offset + part * entries, entries);
+        ringbuf_status status = reserve(rb, rb->stamp.table_offset + part * words, words, true);
+        if (status == RINGBUF_OK) status = reserve(rb, rb->stamp.runs_offset + part * entries, entries, true);
         if (status != RINGBUF_OK) return status;
     }
     RBI_POINT(parts_reserved);
@@ -906,7 +910,7 @@ ringbuf_status rbi_segment_back(ringbuf *rb, struct rbi_run *run)
 {
     uint32_t log2 = rb->stamp.block_log2;
     uint64_t offset = rb->stamp.arena_offset + (run->first << log2);
-    ringbuf_status status = reserve_or_trim(rb, offset, run->blocks << log2);
+    ringbuf_status status = reserve(rb, offset, run->blocks << log2, true);
     RBI_POINT(blocks_reserved);
     if (status == RINGBUF_OK) rbi_arena_set_backed(&rb->arena, run, rb->registry.self);
     return status;
