@@ -69,7 +69,7 @@ _Static_assert(sizeof(struct rbi_slot) == 64, "a slot is one cache line");
 
 /* A slot's size word.  Written by the owner of a claim before it publishes; the attempts by who has taken the record.
  * With RBI_REFERENCE the message lies in the arena, and the slot's payload is the number of its run's first block, in 8 bytes. */
-enum { RBI_ATTEMPTS_SHIFT = 40, RBI_ATTEMPTS_MAX = 65535 };
+enum { RBI_ATTEMPTS_SHIFT = 40, RBI_ATTEMPTS_MAX = 65535, RBI_REFERENCE_BYTES = 8 };
 #define RBI_SIZE_MASK ((UINT64_C(1) << RBI_ATTEMPTS_SHIFT) - 1)
 #define RBI_REFERENCE (UINT64_C(1) << 63)
 

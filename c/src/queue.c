@@ -268,7 +268,7 @@ struct put_call {
 };
 
 /** How many bytes of the ring the call needs. */
-static inline size_t ring_bytes(const struct put_call *call) { return call->run ? sizeof(uint64_t) : call->size; }
+static inline size_t ring_bytes(const struct put_call *call) { return call->run ? RBI_REFERENCE_BYTES : call->size; }
 
 /** The ring is full.  If that is for a while now because of one who is stopped in the middle of something, go round him. */
 static bool went_round_the_stuck(ringbuf *rb, uint64_t size)
@@ -437,7 +437,7 @@ static inline bool is_large(const ringbuf *rb, const ringbuf_part *message) { re
 
 static inline size_t bytes_in_ring(const ringbuf *rb, const ringbuf_part *message)
 {
-    return is_large(rb, message) ? sizeof(uint64_t) : message->size;
+    return is_large(rb, message) ? RBI_REFERENCE_BYTES : message->size;
 }
 
 static void free_runs(ringbuf *rb, const struct put_all_call *call, size_t upto)
@@ -679,12 +679,11 @@ static ringbuf_status take_aside(ringbuf *rb, struct taken *taken)
 /** We have taken a record that refers to a run: from now on we have the run, and the record is free. */
 static ringbuf_status follow_reference(ringbuf *rb, struct taken *taken)
 {
-    uint64_t first;
-    memcpy(&first, taken->record.payload, sizeof first);
     taken->run.record = rbi_ring_number_of(&taken->record);
     taken->run.size = taken->record.size;
     taken->run.attempts = taken->record.attempts;
-    if (rbi_arena_lease_queued(&rb->arena, &taken->run, rb->registry.self, first) != RBI_ARENA_OK) return RINGBUF_E_CORRUPT;
+    if (rbi_arena_lease_queued(&rb->arena, &taken->run, rb->registry.self, rbi_ring_reference(&taken->record)) != RBI_ARENA_OK)
+        return RINGBUF_E_CORRUPT;
     taken->in_arena = true;
     rbi_ring_release(&rb->ring, &taken->record);
     rbi_event_wake_one(&rb->header->space);

@@ -77,8 +77,6 @@
  * `void` the same as `release`, needs no initialization and halves the words that a recovery has to understand. */
 #include "ring.h"
 
-#include <string.h>
-
 /* ---- words and cursors, taken apart and put together ---- */
 
 enum { KIND_BITS = 4, OWNER_BITS = 12, CELLS_SHIFT = KIND_BITS + OWNER_BITS };
@@ -628,9 +626,16 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
 
 void rbi_ring_refer(struct rbi_record *record, uint64_t size, uint64_t run)
 {
-    memcpy(record->payload, &run, sizeof run);
+    for (uint32_t i = 0; i < RBI_REFERENCE_BYTES; i++) record->payload[i] = (uint8_t)(run >> (8 * i));
     record->size = size;
     record->reference = true;
+}
+
+uint64_t rbi_ring_reference(const struct rbi_record *record)
+{
+    uint64_t run = 0;
+    for (uint32_t i = 0; i < RBI_REFERENCE_BYTES; i++) run |= (uint64_t)record->payload[i] << (8 * i);
+    return run;
 }
 
 enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner)

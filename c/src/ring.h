@@ -75,8 +75,10 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
 /** The first `cells` slots and cells of the lane have pages now.  OK or CORRUPT. */
 enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t lane, uint64_t cells);
 
-/** Make the claimed record one that refers to a run of the arena, in which a message of `size` bytes lies. */
+/** Make the claimed record, of RBI_REFERENCE_BYTES, one that refers to a run of the arena, in which a message of `size` bytes lies.
+ *  And what a record refers to. */
 void rbi_ring_refer(struct rbi_record *record, uint64_t size, uint64_t run);
+uint64_t rbi_ring_reference(const struct rbi_record *record);
 
 /** Make the filled record a message.  Wait-free but for setting the hint (lock-free).  OK or CORRUPT. */
 enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_record *record, uint32_t owner);
