@@ -103,3 +103,27 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], pathlib.Path]]:
+    """Mount a tmpfs of the size asked for and make queues live there, as in a container with a 64 MiB /dev/shm.  For root."""
+    mounted: list[pathlib.Path] = []
+
+    def mount(size: str) -> pathlib.Path:
+        directory = tmp_path / f"tmpfs-{size}"
+        directory.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+        mounted.append(directory)
+        monkeypatch.setenv("SAGE_QUEUE_DIR", str(directory))
+        return directory
+
+    yield mount
+    for directory in mounted:
+        left = os.listdir(directory)
+        subprocess.run(["umount", str(directory)], check=True)
+        assert not left

@@ -13,6 +13,8 @@ PACKAGE = ROOT / "python" / "sage_queue"
 
 C_FLOORS = {
     "atomics.h": 0,
+    "copy.h": 0,
+    "copy.c": 0,
     "layout.h": 0,
     "platform.h": 0,
     "platform/linux.c": 0,
@@ -21,6 +23,8 @@ C_FLOORS = {
     "status.c": 0,
     "ring.h": 1,
     "ring.c": 1,
+    "arena.h": 2,
+    "arena.c": 2,
     "wait.h": 2,
     "wait.c": 2,
     "registry.h": 2,
@@ -30,20 +34,32 @@ C_FLOORS = {
     "queue.c": 4,
 }
 #: Includes within a floor; everything else goes down.
-C_SAME_FLOOR = {("registry.c", "wait.h")}
+C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h")}
 
 PYTHON_FLOORS = {
     "_errors": 0,
     "_address": 0,
     "_codec": 0,
+    "_torch": 0,
     "_native": 1,
+    "_held": 2,
+    "_retries": 2,
     "_queue": 2,
     "__init__": 3,
     "__main__": 3,
     "ray": 3,
     "cli": 3,
 }
-PYTHON_SAME_FLOOR = {("__main__", "cli"), ("_codec", "_errors"), ("_address", "_errors"), ("_codec", "_address")}
+PYTHON_SAME_FLOOR = {
+    ("__main__", "cli"),
+    ("_codec", "_errors"),
+    ("_address", "_errors"),
+    ("_codec", "_address"),
+    ("_codec", "_torch"),
+    ("_torch", "_codec"),
+    ("_queue", "_held"),
+    ("_queue", "_retries"),
+}
 
 
 def c_files() -> list[str]:

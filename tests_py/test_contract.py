@@ -336,13 +336,14 @@ def test_arguments_go_by_position_and_by_name(make: Make) -> None:
     assert [q.get(True, SOON), q.get(block=True, timeout=SOON), q.get(timeout=SOON), q.get(True, SOON)] == ["a", "b", "c", "d"]
 
 
-def test_sage_queue_has_every_public_method_of_queue_dot_queue_with_its_parameters() -> None:
+def test_sage_queue_has_every_public_method_of_queue_dot_queue_with_its_parameters_first() -> None:
     import inspect
 
     for member in (member for member in dir(queue.Queue) if not member.startswith("_")):
         theirs, ours = getattr(queue.Queue, member), getattr(SageQueue, member)
         if callable(theirs):
-            assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters), member
+            wanted = list(inspect.signature(theirs).parameters)
+            assert list(inspect.signature(ours).parameters)[: len(wanted)] == wanted, member
 
 
 def test_infinity_is_a_timeout() -> None:

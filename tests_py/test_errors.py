@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import sage_queue
-from sage_queue import SageQueue, SageQueueError
+from sage_queue import SageQueue, SageQueueError, _native
 
 OUR_ERRORS = [
     value
@@ -221,17 +221,25 @@ def test_a_message_that_is_no_pickle_is_a_value_error(name: str) -> None:
         for garbage in (b"", b"\0", b"no pickle", b"\x80\x05.", b"\x80\x63"):
             q.put("good")
             assert q.get() == "good"
-            q._port[0] = garbage
+            assert _native.put_bytes(q._handle, garbage) == 0
             with pytest.raises(ValueError, match="^Failed to deserialize item: "):
                 q.get()
         assert q.empty()
 
 
 def test_a_message_that_can_never_fit_is_refused_at_once_with_both_sizes(name: str) -> None:
-    with SageQueue[bytes](name, capacity=65536, serializer="raw") as q:
+    with SageQueue[bytes](name, capacity=65536, arena="1 MiB", serializer="raw") as q:
+        most = q.arena
+        q.put(b"x" * most)
+        text = rf"{most + 1} bytes, .* queue '{name}' .* {most} bytes; .* a larger arena"
+        with pytest.raises(sage_queue.MessageTooLarge, match=text):
+            q.put(b"x" * (most + 1))  # and does not wait for room, though it may
+        assert q.get() == b"x" * most
+    with SageQueue[bytes](name, capacity=65536, arena=0, serializer="raw") as q:
         q.put(b"x" * 32768)
-        with pytest.raises(sage_queue.MessageTooLarge, match=rf"32769 bytes, .* queue '{name}' .* 32768 bytes; .*larger capacity"):
-            q.put(b"x" * 32769)  # and does not wait for room, though it may
+        text = rf"32769 bytes, .* queue '{name}' .* 32768 bytes; .* an arena, or a larger capacity"
+        with pytest.raises(sage_queue.MessageTooLarge, match=text):
+            q.put(b"x" * 32769)
         assert q.get() == b"x" * 32768
 
 
@@ -425,30 +433,6 @@ def test_a_directory_that_is_not_there_is_named(name: str, monkeypatch: pytest.M
         SageQueue(name)
     with pytest.raises(sage_queue.QueueNoDirectory):
         sage_queue.list_queues()
-
-
-@pytest.fixture
-def small_tmpfs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], pathlib.Path]]:
-    """Mount a tmpfs of the size asked for and make queues live there, as in a container with a 64 MiB /dev/shm."""
-    mounted: list[pathlib.Path] = []
-
-    def mount(size: str) -> pathlib.Path:
-        directory = tmp_path / f"tmpfs-{size}"
-        directory.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-        mounted.append(directory)
-        monkeypatch.setenv("SAGE_QUEUE_DIR", str(directory))
-        return directory
-
-    yield mount
-    for directory in mounted:
-        left = os.listdir(directory)
-        subprocess.run(["umount", str(directory)], check=True)
-        assert not left
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a tmpfs")

@@ -97,9 +97,9 @@ def test_a_timeout_does_not_care_about_the_wall_clock(monkeypatch: pytest.Monkey
 
 def test_a_message_that_cannot_fit_is_an_error_at_once_and_a_large_one_arrives_whole_and_in_order() -> None:
     """5, 18: an oversized put hung; more than 64 KiB was never delivered, or put behind younger messages."""
-    with SageQueue[bytes](capacity="1 MiB") as q:
+    with SageQueue[bytes](capacity="1 MiB", arena="1 MiB") as q:
         with pytest.raises(sage_queue.MessageTooLarge):
-            q.put(b"x" * (1 << 20))
+            q.put(b"x" * (1 << 20))  # and what stands before it
         for size in (64 << 10, (64 << 10) + 1, 200_000, 500_000):
             q.put(b"before")
             q.put(b"x" * size)
