@@ -13,6 +13,8 @@
 #include <Python.h>
 #include <ringbuf/ringbuf.h>
 
+#include <string.h>
+
 enum {
     MANY_BYTES = 256 * 1024, /* copying more than this lets other threads run */
 };

@@ -7,10 +7,8 @@
  * Small buffers stay inside the pickle: each one outside costs a line in the head, up to 63 bytes of padding, and a memoryview. */
 #include "binding.h"
 
-#include <string.h>
-
 enum {
-    IN_BAND_BYTES = 1024, /* buffers up to this size stay inside the pickle */
+    IN_BAND_BYTES = 1024, /* buffers up to this size stay inside the pickle; where they lie costs the same at about 8 KiB */
 };
 
 static const char zeros[FRAME_ALIGNMENT];

@@ -19,7 +19,7 @@ from sage_queue._codec import PROTOCOL, came_from_signal_handler, find_codec
 numpy = pytest.importorskip("numpy")
 
 SMALL = 1024  # buffers of more than this go beside the pickle
-LARGE = 4096  # bytes and bytearrays from this size on are not pickled
+LARGE = 256  # bytes and bytearrays from this size on are not pickled
 MODES = [{}, {"copy": False}, {"copy": False, "writable": True}]
 both_ways = pytest.mark.parametrize("mode", MODES, ids=["copy", "views", "writable views"])
 
@@ -284,6 +284,25 @@ def test_torch_pickles_what_is_no_plain_tensor_and_its_registry_is_untouched(q: 
     got = q.get()
     assert torch.equal(got.weight, module.weight) and got.weight.requires_grad
     assert copyreg.dispatch_table == before
+
+
+@pytest.mark.parametrize("torch", ["None", "types.ModuleType('torch')"])
+@pytest.mark.parametrize("serializer", ["pickle", "cloudpickle"])
+def test_something_else_that_is_called_torch_does_no_harm(run_python: Any, torch: str, serializer: str) -> None:
+    if serializer == "cloudpickle":
+        pytest.importorskip("cloudpickle")
+    code = f"""
+import sys, types
+import numpy
+from sage_queue import SageQueue
+q = SageQueue(serializer={serializer!r})
+q.put([numpy.ones(3000)])
+sys.modules["torch"] = {torch}
+q.put({{"sum": numpy.ones(3000)}})
+q.put({{1, 2}})
+print(q.get()[0].sum(), q.get(copy=False)["sum"].sum(), q.get())
+"""
+    assert run_python(code).stdout == "3000.0 3000.0 {1, 2}\n"
 
 
 @pytest.mark.parametrize("size", [0, 1, 47, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1_000_000])

@@ -14,7 +14,7 @@ the message's beginning, and `| 64` means zeros up to the next multiple of 64: t
     03 00 * 63  content                                        a bytearray, likewise
 
 The pickles are of protocol 5.  Which buffers were read-only is said in the pickle (READONLY_BUFFER).  Buffers up to 1 KiB, and bytes
-inside of other objects, stay in the pickle; bytes and bytearrays from 4 KiB on travel as 02 and 03.  frame.c writes and reads this.
+inside of other objects, stay in the pickle; bytes and bytearrays from 256 bytes on travel as 02 and 03.  frame.c writes and reads this.
 """
 
 from __future__ import annotations
@@ -97,9 +97,24 @@ _with_torch: Any = None  # our module _torch, once it is needed; an import state
 
 def _import_torch() -> None:
     global _with_torch
-    from . import _torch
+    try:
+        from . import _torch
+    except (ImportError, AttributeError):  # it is called torch, and is something else
+        _with_torch = _WithoutTorch
+    else:
+        _with_torch = _torch
 
-    _with_torch = _torch
+
+class _WithoutTorch:
+    @staticmethod
+    def pickle(item: Any, protocol: int, gather: Gather) -> bytes:
+        return _pickle_dumps(item, protocol, buffer_callback=gather)
+
+    @staticmethod
+    def cloudpickle(item: Any, protocol: int, gather: Gather) -> bytes:
+        dumps: Any = _READY["cloudpickle"].dumps
+        written: bytes = dumps(item, protocol, buffer_callback=gather)
+        return written
 
 
 def _cloudpickle() -> Codec:
