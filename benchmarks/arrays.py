@@ -1,7 +1,7 @@
 """Large arrays: what a put and a get cost beside copying the same array once, and how many go through a second.
 
 costs       Two processes.  Puts, gets and plain `numpy.copyto` into memory that has been touched before take turns, one at a time: while
-            one process is measured, the other sleeps.  A figure is a multiple of the copy's time in the same process and run.
+            one process is measured, the other sleeps.  Its caches are full of other things then.  A figure is a multiple of the copy's time in the same process and run.
 throughput  One producer, one consumer, as fast as they go.  The first and the last element carry the sequence; the consumer checks both,
             so it has touched the array, and nothing is missing or out of order.  The producer takes several arrays in turn, for
             multiprocessing.Queue pickles an item only after put() has returned.
@@ -46,13 +46,20 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter_ns() - start_ns, result
 
 
+def _stay_awake() -> None:
+    """Let the item be there for a while, and this process be as one that is at work: a nap would be measured, too."""
+    until_s = time.perf_counter() + 0.001
+    while time.perf_counter() < until_s:
+        pass
+
+
 def _consume(queue: Any, rounds: int, size_bytes: int, ready: Any, answer: Any) -> None:
     """Get alternately a copy and a view; each time when the item has been there for a while."""
     source, target = new_array(size_bytes), new_array(size_bytes)
     times: dict[str, list[float]] = {"copy": [], "get": [], "view": []}
     for number in range(2 * rounds):
         ready.acquire()
-        time.sleep(0.001)
+        _stay_awake()
         kind, get = ("get", queue.get) if number % 2 else ("view", lambda: queue.get(copy=False))
         spent_ns, array = _timed(get)
         if array[0] != number or array[-1] != number:
