@@ -119,7 +119,8 @@ static inline enum frame_kind frame_kind_of(unsigned char byte)
     return byte >= FRAME_BUFFERS && byte <= FRAME_BYTEARRAY ? (enum frame_kind)byte : FRAME_NONE;
 }
 
-/** Where the content of a FRAME_BYTES or FRAME_BYTEARRAY begins; its first `known` bytes are at `head`.  -1 with an exception: malformed. */
+/** Where the content of a FRAME_BYTES or FRAME_BYTEARRAY begins, whose first `known` bytes are at `head`.  -1 with an exception:
+ *  malformed. */
 Py_ssize_t frame_content(const char *head, Py_ssize_t known, Py_ssize_t size);
 
 /** The object in a FRAME_BUFFERS message, which lies at `data` and which `whole` is a memoryview of.  NULL with an exception. */

@@ -371,7 +371,8 @@ static int port_put(PyObject *object, PyObject *key, PyObject *item)
     }
     int raised = 0;
     int is_large = message.size > MANY_BYTES && message.size > self->ring_bytes;
-    ringbuf_status status = is_large ? put_large(self->rb, &message, deadline_ns, &raised) : put_small(self->rb, &message, deadline_ns, &raised);
+    ringbuf_status status = is_large ? put_large(self->rb, &message, deadline_ns, &raised)
+                                     : put_small(self->rb, &message, deadline_ns, &raised);
     size_t size = message.size;
     letter_clear(&message);
     if (status == RINGBUF_OK) return 0;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -396,9 +397,9 @@ def test_actors_killed_while_busy_getting_lose_at_most_what_was_in_their_hands(
     # What a victim had decoded last and not written down as got: its get may have been complete when it died.
     in_hand = {journal_of(journal, "decoding")[-1] for journal in journals}
     assert lost <= in_hand
-    for each in [*seen, *got]:
-        in_order = [number for number in each if number not in in_hand]  # what came back from the dead came late
-        assert in_order == sorted(in_order)
+    # What came back from the dead came late: at most one from each, which need not have got as far as decoding it.
+    late = {number for each in [*seen, *got] for number, most in zip(each, itertools.accumulate(each, max)) if number < most}
+    assert len(late) <= len(journals), late
 
 
 def test_of_a_producer_killed_while_busy_putting_arrives_all_that_it_put_and_no_half_message(

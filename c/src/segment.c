@@ -865,9 +865,11 @@ ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
     uint64_t wanted = round_up(reserved + step, unit) < all ? round_up(reserved + step, unit) : all;
     if (wanted < least) wanted = least;
     for (;;) {
+        if (wanted <= reserved) return RINGBUF_OK; /* somebody was quicker */
         bool needed = wanted == least;
-        ringbuf_status status = reserve(rb, slots_offset, wanted * sizeof(struct rbi_slot), needed);
-        if (status == RINGBUF_OK) status = reserve(rb, data_offset, wanted << rb->stamp.cell_log2, needed);
+        uint64_t more = wanted - reserved; /* not all from the beginning: the kernel would walk over it at every step */
+        ringbuf_status status = reserve(rb, slots_offset + reserved * sizeof(struct rbi_slot), more * sizeof(struct rbi_slot), needed);
+        if (status == RINGBUF_OK) status = reserve(rb, data_offset + (reserved << rb->stamp.cell_log2), more << rb->stamp.cell_log2, needed);
         RBI_POINT(pages_reserved);
         if (status == RINGBUF_OK) {
             if (rbi_ring_raise_reserved(&rb->ring, lane, wanted) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
