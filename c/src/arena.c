@@ -88,12 +88,6 @@ static inline uint64_t load_word(const struct rbi_arena *arena, uint64_t block)
     return rbi_load_total64(&arena->table[block]); /* [E7] [E9] [E10] */
 }
 
-static inline uint64_t blocks_for(const struct rbi_arena *arena, uint64_t size)
-{
-    uint64_t blocks = (size + (UINT64_C(1) << arena->block_log2) - 1) >> arena->block_log2;
-    return blocks ? blocks : 1;
-}
-
 static inline uint64_t part_of(const struct rbi_arena *arena, uint64_t block) { return block / (arena->blocks / RBI_TABLE_PARTS); }
 
 /** Whether the part of the table that `block` lies in has pages; what has none is free. */
@@ -262,7 +256,7 @@ enum rbi_arena_outcome rbi_arena_allocate(struct rbi_arena *arena, struct rbi_ru
 {
     *gave_back = false;
     if (arena->blocks == 0 || size > rbi_arena_bytes(arena)) return RBI_ARENA_FULL;
-    uint64_t wanted = blocks_for(arena, size);
+    uint64_t wanted = rbi_arena_blocks_for(arena, size);
     uint64_t present = load_parts(arena), first;
     struct search search = begin_search(arena, wanted);
     while ((first = find(arena, &search, present)) != arena->blocks) {
@@ -623,7 +617,7 @@ enum rbi_arena_outcome rbi_arena_take_idle(struct rbi_arena *arena, struct rbi_r
 bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size)
 {
     if (arena->blocks == 0 || size > rbi_arena_bytes(arena)) return false;
-    struct search search = begin_search(arena, blocks_for(arena, size));
+    struct search search = begin_search(arena, rbi_arena_blocks_for(arena, size));
     return find(arena, &search, load_parts(arena)) != arena->blocks;
 }
 

@@ -42,6 +42,13 @@ void rbi_arena_init(struct rbi_arena *arena, struct rbi_arena_words *shared, rbi
 /** The largest message. */
 static inline uint64_t rbi_arena_bytes(const struct rbi_arena *arena) { return arena->blocks << arena->block_log2; }
 
+/** How many blocks a run for `size` bytes has. */
+static inline uint64_t rbi_arena_blocks_for(const struct rbi_arena *arena, uint64_t size)
+{
+    uint64_t blocks = (size + (UINT64_C(1) << arena->block_log2) - 1) >> arena->block_log2;
+    return blocks ? blocks : 1;
+}
+
 /** Whether anything has ever been in the arena. */
 static inline bool rbi_arena_is_used(const struct rbi_arena *arena)
 {

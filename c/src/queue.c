@@ -525,7 +525,7 @@ static bool room_for_all(ringbuf *rb, void *context)
 /** Add up what the messages need.  RINGBUF_E_TOO_LARGE if they can never be in the queue together. */
 static ringbuf_status measure(ringbuf *rb, struct put_all_call *call, size_t *large)
 {
-    uint64_t arena_bytes = 0;
+    uint64_t blocks = 0;
     *large = 0;
     for (size_t i = 0; i < call->count; i++) {
         const ringbuf_part *message = &call->messages[i];
@@ -534,9 +534,9 @@ static ringbuf_status measure(ringbuf *rb, struct put_all_call *call, size_t *la
         if (!is_large(rb, message)) continue;
         ++*large;
         if (message->size > rbi_arena_bytes(&rb->arena)) return RINGBUF_E_TOO_LARGE;
-        arena_bytes += (message->size + (UINT64_C(1) << rb->stamp.block_log2) - 1) >> rb->stamp.block_log2 << rb->stamp.block_log2;
+        blocks += rbi_arena_blocks_for(&rb->arena, message->size);
     }
-    if (call->cells > rbi_ring_cells(&rb->ring) / 2 || arena_bytes > rbi_arena_bytes(&rb->arena)) return RINGBUF_E_TOO_LARGE;
+    if (call->cells > rbi_ring_cells(&rb->ring) / 2 || blocks > rb->arena.blocks) return RINGBUF_E_TOO_LARGE;
     return rb->stamp.max_items && call->count > rb->stamp.max_items ? RINGBUF_E_TOO_LARGE : RINGBUF_OK;
 }
 
@@ -812,7 +812,8 @@ static void move_into_arena(ringbuf *rb, struct taken *taken)
     taken->in_arena = true;
 }
 
-ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
+/** Take a message and tell the caller about it; if it is to stay with him, out of the ring. */
+static ringbuf_status take_for_caller(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns, bool to_stay)
 {
     if (!rb || !message) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_handle_enter(rb);
@@ -821,24 +822,22 @@ ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadl
     taken.in_arena = false;
     taken.limit = UINT64_MAX;
     status = take(rb, &taken, deadline_ns);
-    if (status == RINGBUF_OK) describe(rb, message, &taken);
-    rbi_handle_leave(rb);
-    return status;
-}
-
-ringbuf_status ringbuf_lease(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
-{
-    if (!rb || !message) return RINGBUF_E_INVALID;
-    ringbuf_status status = rbi_handle_enter(rb);
-    if (status != RINGBUF_OK) return status;
-    struct taken taken = {.limit = UINT64_MAX};
-    status = take(rb, &taken, deadline_ns);
     if (status == RINGBUF_OK) {
-        if (!taken.in_arena) move_into_arena(rb, &taken);
+        if (to_stay && !taken.in_arena) move_into_arena(rb, &taken);
         describe(rb, message, &taken);
     }
     rbi_handle_leave(rb);
     return status;
+}
+
+ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
+{
+    return take_for_caller(rb, message, deadline_ns, false);
+}
+
+ringbuf_status ringbuf_lease(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
+{
+    return take_for_caller(rb, message, deadline_ns, true);
 }
 
 /** What a message stands for, if this process has taken it and not ended it: in the arena, with a run of this kind. */
