@@ -31,10 +31,17 @@ C_FLOORS = {
     "registry.c": 2,
     "segment.h": 3,
     "segment.c": 3,
+    "calls.h": 4,
+    "waiting.c": 4,
+    "put.c": 4,
+    "batch.c": 4,
+    "take.c": 4,
     "queue.c": 4,
 }
 #: Includes within a floor; everything else goes down.
-C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h")}
+C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h")} | {
+    (file, "calls.h") for file in ("waiting.c", "put.c", "batch.c", "take.c", "queue.c")
+}
 
 PYTHON_FLOORS = {
     "_errors": 0,

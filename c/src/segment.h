@@ -24,10 +24,10 @@ enum {
     RBI_PIN = 4,
 };
 
-/* How long a handle looks before it sleeps, at first (queue.c); how long memory of the arena is kept that nobody uses. */
+/* How long a handle looks before it sleeps, at first (waiting.c); how long memory of the arena is kept that nobody uses. */
 enum { RBI_SPIN_START_NS = 4000, RBI_IDLE_S = 5 };
 
-/** What a handle has learned about waiting for one thing (queue.c).  Guesses, which several threads may adjust. */
+/** What a handle has learned about waiting for one thing (waiting.c).  Guesses, which several threads may adjust. */
 struct rbi_patience {
     rbi_atomic32 spin_ns; /* how long to look before sleeping */
     rbi_atomic32 lag;     /* pauses before the first look */

@@ -1,0 +1,118 @@
+/* calls.h — floor 4: what the files of public calls share: how they wait, what statuses mean, and the steps that several of them take.
+ *
+ *   put.c      putting one message; reserving room and filling it in place
+ *   batch.c    putting several at once
+ *   take.c     taking messages, and ending what was taken
+ *   waiting.c  waiting until an attempt succeeds
+ *   queue.c    shutdown and tasks, looking in, making and leaving queues
+ *
+ * One attempt of a call never waits.  If it finds nothing to do and the deadline allows, rbi_wait_until() tries again. */
+#ifndef RBI_CALLS_H
+#define RBI_CALLS_H
+
+#include "segment.h"
+
+enum {
+    RBI_STUCK_NS = 50000000, /* a record in the way for this long is gone round */
+};
+
+/* A message's position: the number of its record in the ring, or of its run's first block in the arena with this bit. */
+#define RBI_IN_ARENA (UINT64_C(1) << 63)
+
+/* A reservation's ticket has this bit, and no record's number has. */
+#define RBI_RESERVATION (UINT64_C(1) << 62)
+
+/** What an outcome of the ring is to a caller. */
+static inline ringbuf_status rbi_status_of(enum rbi_ring_outcome outcome)
+{
+    switch (outcome) {
+    case RBI_RING_OK: return RINGBUF_OK;
+    case RBI_RING_FULL:
+    case RBI_RING_EMPTY:
+    case RBI_RING_PENDING: return RINGBUF_E_TIMEOUT;
+    case RBI_RING_SMALL: return RINGBUF_E_SMALL;
+    case RBI_RING_UNRESERVED:
+    case RBI_RING_ASIDE:
+    case RBI_RING_CORRUPT: break;
+    }
+    return RINGBUF_E_CORRUPT;
+}
+
+static inline uint32_t rbi_shutdown_of(const ringbuf *rb) { return rbi_load_total32(&rb->header->shutdown); /* [T3] */ }
+
+/** What a call answers when it finds the queue shut down. */
+static inline ringbuf_status rbi_refusal(uint32_t shutdown) { return shutdown <= 2 ? RINGBUF_E_SHUTDOWN : RINGBUF_E_CORRUPT; }
+
+/** Whether this process is a forked child of the one that took or reserved this.  relaxed: changes only by fork. */
+static inline bool rbi_is_inherited(const ringbuf *rb, uint64_t generation) { return generation != rbi_load_relaxed64(&rb->generation); }
+
+/* ---- waiting.c ---- */
+
+/** What a call waits for. */
+struct rbi_waiting {
+    struct rbi_event *event;
+    struct rbi_patience *patience;
+    const rbi_atomic64 *moved;                          /* counts the messages that this participant has moved this way */
+    ringbuf_status (*attempt)(ringbuf *rb, void *call); /* anything but E_TIMEOUT ends the waiting */
+    bool (*may_succeed)(ringbuf *rb, void *call);       /* a cheap look */
+    bool (*more)(ringbuf *rb);                          /* whether another waiter may succeed as well; NULL: wakes go to all */
+};
+
+/** After a first attempt in vain: wait until an attempt ends otherwise, or the deadline. */
+ringbuf_status rbi_wait_until(ringbuf *rb, const struct rbi_waiting *waiting, void *call, int64_t deadline_ns);
+
+/** Give memory that the arena has not used for a while back to the system, if nobody in this process has looked lately. */
+void rbi_trim_if_due(ringbuf *rb, int64_t now_ns);
+
+/* ---- put.c ---- */
+
+struct rbi_reserve_call {
+    struct rbi_run run;
+    uint64_t size;
+    bool is_put;          /* refused when the queue is shut down */
+};
+
+/** Reserve a run.  E_TIMEOUT: the arena is full. */
+ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *reserve_call);
+
+/** Wake those who wait for room in the arena. */
+void rbi_wake_for_room(ringbuf *rb);
+
+/** Free a run that is RESERVED by us. */
+void rbi_free_run(ringbuf *rb, const struct rbi_run *run);
+
+/** The ring is full.  If that is for a while now because of one who is stopped in the middle of something, go round him. */
+bool rbi_went_round_the_stuck(ringbuf *rb, uint64_t size);
+
+/** Make the claimed record one that refers to the run, which holds a message of `size` bytes and is RESERVED by us. */
+ringbuf_status rbi_refer(ringbuf *rb, struct rbi_record *record, struct rbi_run *run, size_t size);
+
+/** Claim a record for so many bytes, which gets its pages if need be.  RINGBUF_E_TIMEOUT: the ring is full. */
+static inline ringbuf_status rbi_claim(ringbuf *rb, struct rbi_record *record, size_t bytes)
+{
+    enum rbi_ring_outcome outcome;
+    while ((outcome = rbi_ring_claim(&rb->ring, record, rb->registry.self, bytes)) == RBI_RING_UNRESERVED) {
+        ringbuf_status status = rbi_segment_reserve(rb, record->lane, record->cells);
+        if (status != RINGBUF_OK) return status;
+    }
+    return rbi_status_of(outcome);
+}
+
+/** A message has been put. */
+static inline void rbi_count_put(ringbuf *rb, size_t size)
+{
+    struct rbi_participant *me = rbi_registry_me(&rb->registry);
+    rbi_own_add64(&me->puts, 1);
+    rbi_own_add64(&me->bytes_put, size);
+    RBI_POINT(put_counted);
+}
+
+/** Whether another producer may succeed as well. */
+static inline bool rbi_some_room(ringbuf *rb) { return rbi_ring_has_room(&rb->ring, 0); }
+
+/* ---- take.c ---- */
+
+/** Throw away what nobody can get any more, if a shutdown at once has come. */
+void rbi_discard_if_shut_down(ringbuf *rb);
+
+#endif

@@ -1,0 +1,324 @@
+/* take.c — floor 4: taking messages, and ending what was taken. */
+#include "calls.h"
+#include "copy.h"
+
+#include <string.h>
+
+/** A message that we have taken: a record of the ring that is TAKEN by us, or a run of the arena that is LEASED by us. */
+struct taken {
+    struct rbi_record record;
+    struct rbi_run run;
+    bool in_arena;
+    uint64_t limit;
+};
+
+static inline uint64_t size_of(const struct taken *taken) { return taken->in_arena ? taken->run.size : taken->record.size; }
+static inline const void *bytes_of(const struct taken *taken) { return taken->in_arena ? taken->run.payload : taken->record.payload; }
+
+/** Nothing in the ring was returned; perhaps something in the arena was. */
+static ringbuf_status take_aside(ringbuf *rb, struct taken *taken)
+{
+    uint64_t hint = taken->record.position;
+    switch (rbi_arena_take_returned(&rb->arena, &taken->run, rb->registry.self, taken->limit)) {
+    case RBI_ARENA_OK: taken->in_arena = true; return RINGBUF_OK;
+    case RBI_ARENA_EMPTY: rbi_ring_clear_returned(&rb->ring, hint); return RINGBUF_E_INTR; /* look at the ring again */
+    case RBI_ARENA_SMALL:
+        rbi_ring_set_returned(&rb->ring); /* it may have been ours for a moment, in which another one found nothing */
+        taken->in_arena = true;
+        return RINGBUF_E_SMALL;
+    default: return RINGBUF_E_CORRUPT;
+    }
+}
+
+/** We have taken a record that refers to a run: from now on we have the run, and the record is free. */
+static ringbuf_status follow_reference(ringbuf *rb, struct taken *taken)
+{
+    taken->run.record = rbi_ring_number_of(&taken->record);
+    taken->run.size = taken->record.size;
+    taken->run.attempts = taken->record.attempts;
+    if (rbi_arena_lease_queued(&rb->arena, &taken->run, rb->registry.self, rbi_ring_reference(&taken->record)) != RBI_ARENA_OK)
+        return RINGBUF_E_CORRUPT;
+    taken->in_arena = true;
+    rbi_ring_release(&rb->ring, &taken->record);
+    rbi_event_wake_one(&rb->header->space);
+    return RINGBUF_OK;
+}
+
+static ringbuf_status attempt_take(ringbuf *rb, void *context)
+{
+    struct taken *taken = context;
+    RBI_POINT(take_began);
+    uint32_t shutdown = rbi_shutdown_of(rb); /* before looking at the ring: [T3] */
+    if (shutdown >= 2) return rbi_refusal(shutdown);
+    enum rbi_ring_outcome outcome;
+    while ((outcome = rbi_ring_take(&rb->ring, &taken->record, rb->registry.self, taken->limit)) == RBI_RING_ASIDE) {
+        ringbuf_status status = take_aside(rb, taken);
+        if (status != RINGBUF_E_INTR) return status;
+    }
+    if (outcome == RBI_RING_EMPTY && shutdown) return RINGBUF_E_SHUTDOWN;
+    if (outcome == RBI_RING_OK && taken->record.reference) return follow_reference(rb, taken);
+    return rbi_status_of(outcome);
+}
+
+static bool message_there(ringbuf *rb, void *call)
+{
+    (void)call;
+    return rbi_ring_may_take(&rb->ring) || rbi_shutdown_of(rb) || rbi_handle_is_closed(rb);
+}
+
+static bool some_message(ringbuf *rb) { return rbi_ring_may_take(&rb->ring); }
+
+static ringbuf_status take_patiently(ringbuf *rb, struct taken *taken, int64_t deadline_ns)
+{
+    struct rbi_waiting waiting = {&rb->header->items, &rb->items_patience, &rbi_registry_me(&rb->registry)->gets,
+                              attempt_take, message_there, some_message};
+    return rbi_wait_until(rb, &waiting, taken, deadline_ns);
+}
+
+/** The queue was shut down and seems drained.  What the dead had taken is still to be delivered: look for them before saying so. */
+static ringbuf_status take_from_the_dead(ringbuf *rb, struct taken *taken)
+{
+    uint64_t recovered = 0;
+    if (rbi_shutdown_of(rb) == 1) rbi_segment_recover(rb, &recovered);
+    return recovered ? attempt_take(rb, taken) : RINGBUF_E_SHUTDOWN;
+}
+
+/** Take the next message, waiting for one. */
+static inline ringbuf_status take(ringbuf *rb, struct taken *taken, int64_t deadline_ns)
+{
+    ringbuf_status status = attempt_take(rb, taken);
+    if (status == RINGBUF_E_TIMEOUT) status = take_patiently(rb, taken, deadline_ns);
+    return status == RINGBUF_E_SHUTDOWN ? take_from_the_dead(rb, taken) : status;
+}
+
+static inline void count_get(ringbuf *rb, uint64_t size)
+{
+    struct rbi_participant *me = rbi_registry_me(&rb->registry);
+    rbi_own_add64(&me->bytes_got, size);
+    rbi_own_add64(&me->gets, 1); /* [E2] and [E9] carry it: who sees the message gone sees it counted */
+    RBI_POINT(get_counted);
+}
+
+/** The message has been used: count it, then release it, then wake a producer. */
+static inline ringbuf_status finish(ringbuf *rb, const struct taken *taken)
+{
+    count_get(rb, size_of(taken));
+    if (taken->in_arena) {
+        if (rbi_arena_end_lease(&rb->arena, &taken->run, rb->registry.self) != RBI_ARENA_OK) return RINGBUF_E_INVALID;
+        rbi_free_run(rb, &taken->run);
+        return RINGBUF_OK;
+    }
+    rbi_ring_release(&rb->ring, &taken->record);
+    rbi_event_wake_one(&rb->header->space);
+    RBI_POINT(release_woke);
+    return RINGBUF_OK;
+}
+
+ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, size_t capacity, int64_t deadline_ns)
+{
+    if (!rb || !size || (!buffer && capacity)) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    struct taken taken;
+    taken.in_arena = false;
+    taken.limit = capacity;
+    status = take(rb, &taken, deadline_ns);
+    if (status == RINGBUF_OK || status == RINGBUF_E_SMALL) *size = (size_t)size_of(&taken);
+    if (status == RINGBUF_OK) {
+        if (*size) rbi_copy(buffer, bytes_of(&taken), *size);
+        RBI_POINT(copied);
+        status = finish(rb, &taken);
+    }
+    rbi_handle_leave(rb);
+    return status;
+}
+
+/** Tell the caller about the message we have taken for him. */
+static void describe(ringbuf *rb, ringbuf_message *message, const struct taken *taken)
+{
+    message->size = (size_t)size_of(taken);
+    message->data = bytes_of(taken);
+    message->in_arena = taken->in_arena;
+    message->attempts = taken->in_arena ? taken->run.attempts : taken->record.attempts;
+    message->position = taken->in_arena ? RBI_IN_ARENA | taken->run.first : rbi_ring_number_of(&taken->record);
+    message->ticket = taken->in_arena ? taken->run.record : 0;
+    message->generation = rbi_load_relaxed64(&rb->generation); /* relaxed: changes only by fork */
+    if (message->buffer && message->size <= message->capacity) {
+        rbi_copy(message->buffer, message->data, message->size);
+        message->data = message->buffer;
+    }
+    RBI_POINT(copied);
+}
+
+/** Move the message from the ring into the arena, so that it can stay with us; if there is no room, it stays where it is. */
+static void move_into_arena(ringbuf *rb, struct taken *taken)
+{
+    struct rbi_reserve_call room = {.size = taken->record.size};
+    if (rb->arena.blocks == 0 || rbi_attempt_reserve(rb, &room) != RINGBUF_OK) return;
+    memcpy(room.run.payload, taken->record.payload, taken->record.size);
+    room.run.size = taken->record.size;
+    room.run.attempts = taken->record.attempts;
+    room.run.record = rbi_ring_number_of(&taken->record);
+    if (rbi_arena_lease_copy(&rb->arena, &room.run, rb->registry.self) != RBI_ARENA_OK) return;
+    rbi_ring_release(&rb->ring, &taken->record);
+    rbi_event_wake_one(&rb->header->space);
+    taken->run = room.run;
+    taken->in_arena = true;
+}
+
+/** Take a message and tell the caller about it; if it is to stay with him, out of the ring. */
+static ringbuf_status take_for_caller(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns, bool to_stay)
+{
+    if (!rb || !message) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    struct taken taken;
+    taken.in_arena = false;
+    taken.limit = UINT64_MAX;
+    status = take(rb, &taken, deadline_ns);
+    if (status == RINGBUF_OK) {
+        if (to_stay && !taken.in_arena) move_into_arena(rb, &taken);
+        describe(rb, message, &taken);
+    }
+    rbi_handle_leave(rb);
+    return status;
+}
+
+ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
+{
+    return take_for_caller(rb, message, deadline_ns, false);
+}
+
+ringbuf_status ringbuf_lease(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
+{
+    return take_for_caller(rb, message, deadline_ns, true);
+}
+
+/** What a message stands for, if this process has taken it and not ended it: in the arena, with a run of this kind. */
+static bool find_taken(ringbuf *rb, struct taken *taken, const ringbuf_message *message, enum rbi_block_kind kind)
+{
+    if (rbi_is_inherited(rb, message->generation)) return false;
+    taken->in_arena = message->position & RBI_IN_ARENA;
+    if (!taken->in_arena)
+        return rbi_ring_find_taken(&rb->ring, &taken->record, rb->registry.self, message->position) == RBI_RING_OK &&
+               taken->record.attempts == message->attempts;
+    return rbi_arena_find(&rb->arena, &taken->run, kind, rb->registry.self, message->position & ~RBI_IN_ARENA, message->ticket) ==
+               RBI_ARENA_OK && taken->run.attempts == message->attempts;
+}
+
+/** Enter, and find what a message stands for. */
+static ringbuf_status enter_with_taken(ringbuf *rb, struct taken *taken, const ringbuf_message *message)
+{
+    if (!rb || !message) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    if (find_taken(rb, taken, message, RBI_BLOCK_LEASED)) return RINGBUF_OK;
+    rbi_handle_leave(rb);
+    return RINGBUF_E_INVALID;
+}
+
+ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *buffer, size_t offset, size_t size)
+{
+    struct taken taken;
+    if (!buffer && size) return RINGBUF_E_INVALID;
+    ringbuf_status status = enter_with_taken(rb, &taken, message);
+    if (status != RINGBUF_OK) return status;
+    if (offset > size_of(&taken) || size > size_of(&taken) - offset) status = RINGBUF_E_INVALID;
+    else if (size) rbi_copy(buffer, (const uint8_t *)bytes_of(&taken) + offset, size);
+    rbi_handle_leave(rb);
+    return status;
+}
+
+ringbuf_status ringbuf_ack(ringbuf *rb, const ringbuf_message *message)
+{
+    struct taken taken;
+    ringbuf_status status = enter_with_taken(rb, &taken, message);
+    if (status != RINGBUF_OK) return status;
+    status = finish(rb, &taken);
+    rbi_handle_leave(rb);
+    return status;
+}
+
+void rbi_discard_if_shut_down(ringbuf *rb)
+{
+    if (rbi_shutdown_of(rb) != 2) return;
+    struct taken taken = {.limit = UINT64_MAX};
+    for (;;) {
+        enum rbi_ring_outcome outcome = rbi_ring_take(&rb->ring, &taken.record, rb->registry.self, UINT64_MAX);
+        taken.in_arena = false;
+        if (outcome == RBI_RING_ASIDE) {
+            ringbuf_status status = take_aside(rb, &taken);
+            if (status == RINGBUF_E_INTR) continue;
+            if (status != RINGBUF_OK) return;
+        } else if (outcome != RBI_RING_OK || (taken.record.reference && follow_reference(rb, &taken) != RINGBUF_OK)) {
+            return;
+        }
+        if (!taken.in_arena) {
+            rbi_ring_release(&rb->ring, &taken.record);
+        } else if (rbi_arena_end_lease(&rb->arena, &taken.run, rb->registry.self) == RBI_ARENA_OK) {
+            rbi_free_run(rb, &taken.run);
+        }
+    }
+}
+
+ringbuf_status ringbuf_nack(ringbuf *rb, const ringbuf_message *message)
+{
+    struct taken taken;
+    ringbuf_status status = enter_with_taken(rb, &taken, message);
+    if (status != RINGBUF_OK) return status;
+    if (taken.in_arena) {
+        if (rbi_arena_give_back(&rb->arena, &taken.run, rb->registry.self) != RBI_ARENA_OK) status = RINGBUF_E_INVALID;
+        else rbi_ring_set_returned(&rb->ring);
+    } else {
+        rbi_ring_give_back(&rb->ring, &taken.record);
+    }
+    rbi_event_wake_one(&rb->header->items);
+    rbi_discard_if_shut_down(rb);
+    if (rbi_shutdown_of(rb) == 2) rbi_event_wake_all(&rb->header->tasks); /* it was the last thing a join waited for, perhaps */
+    rbi_handle_leave(rb);
+    return status;
+}
+
+ringbuf_status ringbuf_keep(ringbuf *rb, const ringbuf_message *message)
+{
+    struct taken taken;
+    ringbuf_status status = enter_with_taken(rb, &taken, message);
+    if (status != RINGBUF_OK) return status;
+    if (!taken.in_arena) {
+        status = RINGBUF_E_INVALID;
+    } else {
+        count_get(rb, taken.run.size);
+        status = rbi_arena_keep(&rb->arena, &taken.run, rb->registry.self) == RBI_ARENA_OK ? RINGBUF_OK : RINGBUF_E_INVALID;
+        if (status == RINGBUF_OK) rbi_handle_pin(rb);
+    }
+    rbi_handle_leave(rb);
+    return status;
+}
+
+ringbuf_status ringbuf_release(ringbuf *rb, const ringbuf_message *message)
+{
+    struct taken taken;
+    if (!rb || !message || !(message->position & RBI_IN_ARENA)) return RINGBUF_E_INVALID;
+    if (!rbi_is_inherited(rb, message->generation)) {
+        if (!find_taken(rb, &taken, message, RBI_BLOCK_HELD)) return RINGBUF_E_INVALID;
+        if (rbi_arena_end_hold(&rb->arena, &taken.run, rb->registry.self) != RBI_ARENA_OK) return RINGBUF_E_INVALID;
+        rbi_free_run(rb, &taken.run);
+    }
+    rbi_handle_unpin(rb);
+    return RINGBUF_OK;
+}
+
+ringbuf_status ringbuf_pin(ringbuf *rb)
+{
+    if (!rb) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    rbi_handle_pin(rb);
+    rbi_handle_leave(rb);
+    return RINGBUF_OK;
+}
+
+void ringbuf_unpin(ringbuf *rb)
+{
+    if (rb) rbi_handle_unpin(rb);
+}
