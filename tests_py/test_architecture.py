@@ -50,6 +50,7 @@ PYTHON_FLOORS = {
     "_torch": 0,
     "_native": 1,
     "_held": 2,
+    "_batches": 2,
     "_retries": 2,
     "_queue": 2,
     "__init__": 3,
@@ -64,6 +65,8 @@ PYTHON_SAME_FLOOR = {
     ("_codec", "_address"),
     ("_codec", "_torch"),
     ("_torch", "_codec"),
+    ("_batches", "_held"),
+    ("_queue", "_batches"),
     ("_queue", "_held"),
     ("_queue", "_retries"),
 }

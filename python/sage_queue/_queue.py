@@ -15,9 +15,10 @@ import time
 
 from . import _held, _native
 from ._address import Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize
+from ._batches import Batches
 from ._codec import Codec, came_from_signal_handler, find_codec
 from ._errors import Empty, Full, QueueNoDirectory, QueueNotFound, QueueNotLocal, SageQueueError
-from ._held import Lease, Reservation, T, WithItemType, deadline_of
+from ._held import Lease, Reservation, T, deadline_of
 from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
 from ._retries import Retries, burier, parse_retries
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     Mode = Literal["open_or_create", "create", "open", "fresh"]
 
 
-class SageQueue(WithItemType[T]):
+class SageQueue(Batches[T]):
     """A work queue in shared memory, for any number of processes and threads; used exactly as a `queue.Queue`.
 
     name         any non-empty str; None makes an unnamed queue, reached through references, pickling and inheritance
