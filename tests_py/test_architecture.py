@@ -31,6 +31,8 @@ C_FLOORS = {
     "registry.c": 2,
     "segment.h": 3,
     "segment.c": 3,
+    "ready.h": 3,
+    "ready.c": 3,
     "calls.h": 4,
     "waiting.c": 4,
     "put.c": 4,
@@ -39,7 +41,7 @@ C_FLOORS = {
     "queue.c": 4,
 }
 #: Includes within a floor; everything else goes down.
-C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h")} | {
+C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h"), ("segment.c", "ready.h"), ("ready.h", "segment.h")} | {
     (file, "calls.h") for file in ("waiting.c", "put.c", "batch.c", "take.c", "queue.c")
 }
 

@@ -117,7 +117,10 @@ static inline void rbi_pause(void)
     /* close, unlink */                                                                                                   \
     X(close_began) X(entry_freed) X(entry_unlocked) X(presence_left) X(alone) X(name_locked) X(name_checked) X(unlinked)  \
     /* shutdown, task_done */                                                                                             \
-    X(shutdown_set) X(shutdown_woke) X(done_counted)
+    X(shutdown_set) X(shutdown_woke) X(done_counted)                                                                      \
+    /* descriptors */                                                                                                     \
+    X(flag_made) X(flag_locked) X(listener_counted) X(listeners_set) X(listeners_cleared) X(flag_raised) X(flag_lowered)  \
+    X(flag_alone) X(listeners_gone) X(flag_removed)
 
 enum rbi_point {
 #define RBI_POINT_ENUM(name) RBI_POINT_##name,

@@ -61,7 +61,7 @@ static void void_claims(ringbuf *rb, const struct put_all_call *call, size_t cla
 {
     while (claimed) rbi_ring_void(&rb->ring, &call->records[--claimed], rb->registry.self);
     rbi_event_wake_all(&rb->header->items); /* a drainer may wait for our claims */
-    rbi_event_wake_all(&rb->header->space);
+    if (rbi_event_wake_all(&rb->header->space)) rbi_ready_tell(rb, &rb->header->space);
 }
 
 static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
@@ -95,7 +95,7 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
         if (rbi_ring_publish(&rb->ring, &call->records[i], rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
         rbi_count_put(rb, call->messages[i].size);
     }
-    rbi_event_wake_one(&rb->header->items); /* and he the next one: rbi_event_pass_on() */
+    rbi_wake_items(rb); /* and he the next one: rbi_event_pass_on() */
     RBI_POINT(put_woke);
     return RINGBUF_OK;
 }

@@ -10,7 +10,7 @@
 #ifndef RBI_CALLS_H
 #define RBI_CALLS_H
 
-#include "segment.h"
+#include "ready.h"
 
 enum {
     RBI_STUCK_NS = 50000000, /* a record in the way for this long is gone round */
@@ -74,9 +74,6 @@ struct rbi_reserve_call {
 
 /** Reserve a run.  E_TIMEOUT: the arena is full. */
 ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *reserve_call);
-
-/** Wake those who wait for room in the arena. */
-void rbi_wake_for_room(ringbuf *rb);
 
 /** Free a run that is RESERVED by us. */
 void rbi_free_run(ringbuf *rb, const struct rbi_run *run);

@@ -18,7 +18,7 @@
 #include <stddef.h>
 
 enum {
-    RBI_LAYOUT_VERSION = 2,
+    RBI_LAYOUT_VERSION = 3,
     RBI_HEADER_BYTES = 8192,
     RBI_LANES = 4,               /* a ring and three spare ones: see ring.c on lanes */
     RBI_NAME_MAX_BYTES = 1024,
@@ -35,6 +35,7 @@ enum {
     RBI_BLOCK_MIN_LOG2 = 12,
     RBI_BLOCKS_MAX_LOG2 = 16,    /* larger arenas get larger blocks */
     RBI_TABLE_PARTS = 64,        /* the table gets its pages in this many steps */
+    RBI_LEVELS = 2,              /* descriptors that tell of a queue; see ready.h */
 };
 #define RBI_MAGIC UINT64_C(0x31664275426e6952) /* "RinBuBf1", also tells the byte order */
 
@@ -99,7 +100,7 @@ struct rbi_run_entry {
 };
 _Static_assert(sizeof(struct rbi_run_entry) == 16, "four entries a cache line");
 
-/** An event word for sleepers (wait.c): { count : 31 | WAITERS : 1 }. */
+/** An event word for sleepers and listeners (wait.c): { count : 30 | LISTENERS : 1 | WAITERS : 1 }. */
 struct rbi_event {
     rbi_atomic32 word;
     uint32_t zero[31];
@@ -176,7 +177,8 @@ struct rbi_header {
     rbi_atomic32 shutdown;         /* 0 open, 1 draining, 2 shut down at once; only grows */
     rbi_atomic32 participants_high;/* entries [0, here) may be in use; only grows */
     rbi_atomic64 recoveries;
-    uint64_t zero_shared[14];
+    rbi_atomic32 listeners[RBI_LEVELS]; /* { version : 31 | some : 1 }: somebody has asked for this level's descriptor (ready.c) */
+    uint64_t zero_shared[13];
     struct rbi_event room;         /* who waits for room in the arena sleeps here */
     struct rbi_arena_words arena;
     uint8_t zero_page[2048 - 8 * 128];

@@ -50,6 +50,19 @@ enum rbi_lock_kind { RBI_LOCK_SHARED, RBI_LOCK_EXCLUSIVE };
 ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind);
 void rbi_lock_drop(rbi_fd fd, uint32_t which);
 
+/* ---- a FIFO, used as a flag that select and epoll can see: up while there are bytes in it ---- */
+
+/** Make one.  RINGBUF_E_EXISTS if there is something at `path`. */
+ringbuf_status rbi_flag_make(const char *path, uint32_t permissions);
+/** Open it.  RINGBUF_E_CORRUPT if there is something else at `path`. */
+ringbuf_status rbi_flag_open(rbi_fd *fd, const char *path);
+void rbi_flag_raise(rbi_fd fd);
+void rbi_flag_lower(rbi_fd fd);
+/** Lock all of it, as rbi_lock_try() does a byte of a file.  Converts a lock already held; if that fails, none is held. */
+ringbuf_status rbi_flag_lock_try(rbi_fd fd, enum rbi_lock_kind kind);
+/** Open the same flag again in place of `fd`, under the same number, with a shared lock of its own.  [fork] */
+ringbuf_status rbi_flag_reopen(rbi_fd fd);
+
 /* ---- memory ---- */
 
 /** Map [0, prefix_bytes) of the file, and behind it each of the `mirrors` regions of mirror_bytes that follow in the file twice in a

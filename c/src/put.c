@@ -6,12 +6,6 @@
 
 /* ---- the arena ---- */
 
-void rbi_wake_for_room(ringbuf *rb)
-{
-    rbi_event_wake_all_if_any(&rb->header->room);
-    RBI_POINT(room_woke);
-}
-
 void rbi_free_run(ringbuf *rb, const struct rbi_run *run)
 {
     int64_t now_ns = rbi_monotonic_ns();
@@ -133,7 +127,7 @@ static ringbuf_status attempt_put(ringbuf *rb, void *context)
     RBI_POINT(payload_written);
     if (rbi_ring_publish(&rb->ring, &record, rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
     rbi_count_put(rb, call->size);
-    rbi_event_wake_one(&rb->header->items);
+    rbi_wake_items(rb);
     RBI_POINT(put_woke);
     return RINGBUF_OK;
 }

@@ -20,10 +20,7 @@ ringbuf_status ringbuf_shutdown(ringbuf *rb, int immediate)
         if (rbi_cas_total32(&rb->header->shutdown, seen, wanted)) break; /* [T3] */
     RBI_POINT(shutdown_set);
     if (immediate) rbi_discard_if_shut_down(rb);
-    rbi_event_wake_all(&rb->header->items);
-    rbi_event_wake_all(&rb->header->space);
-    rbi_event_wake_all(&rb->header->room);
-    rbi_event_wake_all(&rb->header->tasks);
+    rbi_wake_everybody(rb);
     RBI_POINT(shutdown_woke);
     rbi_handle_leave(rb);
     return RINGBUF_OK;
@@ -82,7 +79,7 @@ static ringbuf_status mark_done(ringbuf *rb)
         if (rbi_cas_total64(mine, done, done + 1)) break;
     }
     RBI_POINT(done_counted);
-    if (rbi_event_has_waiters(&rb->header->tasks)) rbi_event_wake_all(&rb->header->tasks);
+    if (rbi_event_is_heard(&rb->header->tasks)) rbi_wake_joiners(rb);
     return RINGBUF_OK;
 }
 
@@ -126,6 +123,39 @@ ringbuf_status ringbuf_join(ringbuf *rb, int64_t deadline_ns)
     }
     rbi_handle_leave(rb);
     return status;
+}
+
+/* ---- descriptors ---- */
+
+ringbuf_status ringbuf_items_fd(ringbuf *rb, int *fd)
+{
+    if (!rb || !fd) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    status = rbi_ready_ask(rb, RBI_LEVEL_ITEMS, fd);
+    rbi_handle_leave(rb);
+    return status;
+}
+
+ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t changes, int *fd)
+{
+    if (!rb || !fd || changes == 0 || changes & ~(uint32_t)(RINGBUF_ROOM | RINGBUF_DONE)) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    status = rbi_ready_ask(rb, RBI_LEVEL_CHANGES, fd);
+    if (status == RINGBUF_OK) rbi_ready_listen(rb, changes & RINGBUF_ROOM, changes & RINGBUF_DONE);
+    rbi_handle_leave(rb);
+    return status;
+}
+
+ringbuf_status ringbuf_pass_on(ringbuf *rb)
+{
+    if (!rb) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    rbi_ready_tell(rb, NULL);
+    rbi_handle_leave(rb);
+    return RINGBUF_OK;
 }
 
 /* ---- looking in ---- */
@@ -273,6 +303,7 @@ ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     status = rbi_segment_recover(rb, recovered);
+    if (rbi_ready_is_asked(rb)) rbi_ready_settle(rb); /* whatever may have kept somebody from it */
     rbi_handle_leave(rb);
     return status;
 }

@@ -23,7 +23,7 @@
  * closes the inherited one, marks itself present, and flags the handle STALE; the child's first call makes it a participant.  The
  * memory, which the child inherits too, is mapped through yet another open file, for a mapping holds on to its own. */
 #define _GNU_SOURCE
-#include "segment.h"
+#include "ready.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -211,6 +211,7 @@ static void after_fork_in_child(void)
         rb->fd = -1;
         pthread_mutex_init(&rb->recovery, NULL);
         pthread_mutex_init(&rb->closing, NULL);
+        rbi_ready_after_fork(rb);
         /* relaxed: this process has one thread now */
         rbi_add_relaxed64(&rb->generation, 1);
         if (rbi_handle_is_closed(rb)) {
@@ -335,6 +336,7 @@ static void handle_free(ringbuf *rb)
     free(rb->label);
     pthread_mutex_destroy(&rb->recovery);
     pthread_mutex_destroy(&rb->closing);
+    pthread_mutex_destroy(&rb->telling);
     free(rb);
 }
 
@@ -351,6 +353,8 @@ static ringbuf *handle_new(const char *path, const ringbuf_options *options)
     atomic_init(&rb->room_patience.spin_ns, RBI_SPIN_START_NS);
     pthread_mutex_init(&rb->recovery, NULL);
     pthread_mutex_init(&rb->closing, NULL);
+    pthread_mutex_init(&rb->telling, NULL);
+    for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].fd = -1;
     rb->path = strdup(path);
     rb->label = options->label ? strdup(options->label) : NULL;
     if (!rb->path || (options->label && !rb->label)) {
@@ -476,12 +480,15 @@ static void remove_if_last(ringbuf *rb)
     RBI_POINT(presence_left);
     if (rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return;
     RBI_POINT(alone);
+    rbi_ready_remove(rb);
     if (!worth_keeping(rb)) remove_name(rb->fd, rb->path); /* if somebody is at it already, let him */
 }
 
 static void leave(ringbuf *rb)
 {
     rbi_registry_leave(&rb->registry);
+    rbi_ready_recover(rb); /* what we had taken went back */
+    rbi_ready_close(rb);
     remove_if_last(rb);
 }
 
@@ -545,6 +552,7 @@ static ringbuf_status attach_mapped(ringbuf *rb)
 {
     uint64_t recovered;
     ringbuf_status status = rbi_registry_recover(&rb->registry, &recovered);
+    if (status == RINGBUF_OK && recovered) rbi_ready_recover(rb);
     if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
     return status;
 }
@@ -570,6 +578,7 @@ static ringbuf_status open_path(ringbuf **out, const char *name, const char *pat
         status = remove_name(rb->fd, rb->path);
         if (status == RINGBUF_OK) status = RINGBUF_E_NOT_FOUND;
     } else {
+        if (alone) rbi_ready_remove(rb);
         if (alone) status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
         if (status == RINGBUF_OK) status = attach_mapped(rb);
     }
@@ -705,6 +714,7 @@ static void finish_closing(ringbuf *rb)
 {
     if (!rb->base) return;
     if (rb->fd >= 0) leave(rb);
+    else rbi_ready_close(rb);
     rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
     rb->base = NULL;
     rb->header = NULL;
@@ -728,6 +738,14 @@ static uint32_t flag_pins(ringbuf *rb, uint32_t flag)
     }
 }
 
+/** What we have taken goes back; what we hold stays with us. */
+static void give_back(ringbuf *rb)
+{
+    rbi_registry_give_back(&rb->registry, true);
+    rbi_ready_recover(rb);
+    rbi_ready_close(rb);
+}
+
 /** Close, and wait up to `patience` ns for the calls in flight.  If they do not end, the memory stays mapped, and the kernel does the
  *  rest when the process is gone.  While something is pinned, only what was taken is given back, and the last unpin does the rest. */
 static void close_within(ringbuf *rb, int64_t patience)
@@ -746,7 +764,7 @@ static void close_within(ringbuf *rb, int64_t patience)
             ended = rbi_futex_wait(&rb->calls, calls, give_up_ns) != RINGBUF_E_TIMEOUT;
         if (ended) {
             if (flag_pins(rb, RBI_PIN_CLOSED) < RBI_PIN) finish_closing(rb);
-            else if (rb->fd >= 0) rbi_registry_give_back(&rb->registry, true);
+            else if (rb->fd >= 0) give_back(rb);
         }
     }
     pthread_mutex_unlock(&rb->closing);
@@ -835,6 +853,7 @@ ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *opt
     struct collection collection = {.removed = 0, .options = options};
     ringbuf_status status = rbi_directory_visit(directory_of(options), FILE_PREFIX, collect_file, &collection);
     *removed = collection.removed;
+    rbi_ready_collect(directory_of(options));
     return status;
 }
 
@@ -887,6 +906,7 @@ ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
     if (pthread_mutex_trylock(&rb->recovery) != 0) return RINGBUF_OK;
     ringbuf_status status = rbi_registry_recover(&rb->registry, recovered);
     pthread_mutex_unlock(&rb->recovery);
+    if (*recovered) rbi_ready_recover(rb);
     return status;
 }
 
@@ -937,7 +957,7 @@ bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces)
         else rbi_arena_free(&rb->arena, &run, rb->registry.self, now_s); /* a file system without holes keeps it */
     }
     rbi_store_relaxed64(&rb->trim_from, from);
-    if (wake) rbi_event_wake_all_if_any(&rb->header->room); /* somebody may have found them taken */
+    if (wake) rbi_wake_for_room(rb); /* somebody may have found them taken */
     return ended;
 }
 

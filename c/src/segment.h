@@ -34,6 +34,13 @@ struct rbi_patience {
     rbi_atomic64 served;  /* messages that had been moved at the last wait */
 };
 
+/** What a handle has of a level (ready.c). */
+struct rbi_descriptor {
+    rbi_fd fd;        /* -1: not open */
+    bool asked;       /* by this process, which listens; else it is open so that we can tell others */
+    uint32_t version; /* of the listeners' word, when it was opened to tell others */
+};
+
 /** A handle.  The public opaque type. */
 struct ringbuf {
     rbi_atomic32 calls;
@@ -55,6 +62,8 @@ struct ringbuf {
     rbi_atomic64 generation;       /* changes in a forked child: what the parent has taken is not ours */
     pthread_mutex_t recovery;      /* one thread at a time joins or recovers */
     pthread_mutex_t closing;
+    pthread_mutex_t telling;       /* one thread at a time uses the descriptors */
+    struct rbi_descriptor levels[RBI_LEVELS];
     bool handed_out;
     bool at_exit;                  /* the process is on its way out, and this handle has been seen to */
     bool listed;

@@ -40,13 +40,12 @@ static ringbuf_status follow_reference(ringbuf *rb, struct taken *taken)
         return RINGBUF_E_CORRUPT;
     taken->in_arena = true;
     rbi_ring_release(&rb->ring, &taken->record);
-    rbi_event_wake_one(&rb->header->space);
+    rbi_wake_space(rb);
     return RINGBUF_OK;
 }
 
-static ringbuf_status attempt_take(ringbuf *rb, void *context)
+static ringbuf_status look_for_message(ringbuf *rb, struct taken *taken)
 {
-    struct taken *taken = context;
     RBI_POINT(take_began);
     uint32_t shutdown = rbi_shutdown_of(rb); /* before looking at the ring: [T3] */
     if (shutdown >= 2) return rbi_refusal(shutdown);
@@ -58,6 +57,13 @@ static ringbuf_status attempt_take(ringbuf *rb, void *context)
     if (outcome == RBI_RING_EMPTY && shutdown) return RINGBUF_E_SHUTDOWN;
     if (outcome == RBI_RING_OK && taken->record.reference) return follow_reference(rb, taken);
     return rbi_status_of(outcome);
+}
+
+static ringbuf_status attempt_take(ringbuf *rb, void *taken)
+{
+    ringbuf_status status = look_for_message(rb, taken);
+    if (status == RINGBUF_OK || status == RINGBUF_E_TIMEOUT) rbi_ready_after_take(rb, status == RINGBUF_OK);
+    return status;
 }
 
 static bool message_there(ringbuf *rb, void *call)
@@ -109,7 +115,7 @@ static inline ringbuf_status finish(ringbuf *rb, const struct taken *taken)
         return RINGBUF_OK;
     }
     rbi_ring_release(&rb->ring, &taken->record);
-    rbi_event_wake_one(&rb->header->space);
+    rbi_wake_space(rb);
     RBI_POINT(release_woke);
     return RINGBUF_OK;
 }
@@ -161,7 +167,7 @@ static void move_into_arena(ringbuf *rb, struct taken *taken)
     room.run.record = rbi_ring_number_of(&taken->record);
     if (rbi_arena_lease_copy(&rb->arena, &room.run, rb->registry.self) != RBI_ARENA_OK) return;
     rbi_ring_release(&rb->ring, &taken->record);
-    rbi_event_wake_one(&rb->header->space);
+    rbi_wake_space(rb);
     taken->run = room.run;
     taken->in_arena = true;
 }
@@ -272,9 +278,9 @@ ringbuf_status ringbuf_nack(ringbuf *rb, const ringbuf_message *message)
     } else {
         rbi_ring_give_back(&rb->ring, &taken.record);
     }
-    rbi_event_wake_one(&rb->header->items);
+    rbi_wake_items(rb);
     rbi_discard_if_shut_down(rb);
-    if (rbi_shutdown_of(rb) == 2) rbi_event_wake_all(&rb->header->tasks); /* it was the last thing a join waited for, perhaps */
+    if (rbi_shutdown_of(rb) == 2) rbi_wake_joiners(rb); /* it was the last thing a join waited for, perhaps */
     rbi_handle_leave(rb);
     return status;
 }

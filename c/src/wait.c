@@ -6,7 +6,7 @@
 
 #include <limits.h>
 
-enum { WAITERS = 1, ONE_WAKE = 2 };
+enum { WAITERS = 1, LISTENERS = 2, ONE_WAKE = 4 };
 
 uint32_t rbi_event_announce(struct rbi_event *event)
 {
@@ -38,29 +38,53 @@ static void bump(struct rbi_event *event)
     RBI_POINT(event_bumped);
 }
 
-void rbi_event_wake_one(struct rbi_event *event)
+bool rbi_event_wake_one(struct rbi_event *event)
 {
     uint32_t word = rbi_load_total32(&event->word); /* [T1] [T2] */
-    if (!(word & WAITERS)) return;
-    /* Losing means that another waker has just done it. */
-    if (!rbi_cas_total32(&event->word, word, (word + ONE_WAKE) & ~(uint32_t)WAITERS)) return;
-    RBI_POINT(event_bumped);
-    rbi_futex_wake(&event->word, 1);
+    if (!(word & (WAITERS | LISTENERS))) return false;
+    /* Losing can mean that another waker has just done it, or that the other flag was changed. */
+    for (uint32_t seen = word; seen & WAITERS; seen = rbi_load_total32(&event->word)) {
+        if (!rbi_cas_total32(&event->word, seen, (seen + ONE_WAKE) & ~(uint32_t)WAITERS)) continue;
+        RBI_POINT(event_bumped);
+        rbi_futex_wake(&event->word, 1);
+        break;
+    }
+    return word & LISTENERS;
 }
 
 void rbi_event_leave(struct rbi_event *event) { rbi_event_announce(event); }
 
 void rbi_event_pass_on(struct rbi_event *event) { rbi_futex_wake(&event->word, 1); }
 
-void rbi_event_wake_all_if_any(struct rbi_event *event)
+bool rbi_event_wake_all_if_any(struct rbi_event *event)
 {
     /* [E10 room] A write, though it changes nothing: it and the announcement are in one order.  If it comes second, it sees the flag;
      * if first, the announcer sees what we have freed. */
-    if (rbi_add_total32(&event->word, 0) & WAITERS) rbi_event_wake_all(event);
+    uint32_t word = rbi_add_total32(&event->word, 0);
+    if (word & WAITERS) rbi_event_wake_all(event);
+    return word & LISTENERS;
 }
 
-void rbi_event_wake_all(struct rbi_event *event)
+bool rbi_event_wake_all(struct rbi_event *event)
 {
     bump(event);
     rbi_futex_wake(&event->word, INT_MAX);
+    return rbi_event_has_listeners(event);
+}
+
+void rbi_event_listen(struct rbi_event *event)
+{
+    for (;;) {
+        uint32_t word = rbi_load_total32(&event->word);
+        /* Also when the flag is set already, as in rbi_event_announce(). */
+        if (rbi_cas_total32(&event->word, word, word | LISTENERS)) return; /* [T1] [T2] [T4] [E10 room] */
+    }
+}
+
+void rbi_event_unlisten(struct rbi_event *event)
+{
+    for (;;) {
+        uint32_t word = rbi_load_total32(&event->word);
+        if (!(word & LISTENERS) || rbi_cas_total32(&event->word, word, word & ~(uint32_t)LISTENERS)) return;
+    }
 }

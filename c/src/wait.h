@@ -1,8 +1,9 @@
 /* wait.h — floor 2: sleeping until something may have happened, and waking those who do.
  *
- * An event word counts wakes and has one flag:
+ * An event word counts wakes and has two flags:
  *   WAITERS   somebody may be asleep.  May stay set when nobody is (costs one wake).  Must not be clear while somebody has announced
  *             himself and nobody has been woken since (costs a sleep until the next liveness check).
+ *   LISTENERS somebody waits for this by a file descriptor (ready.c), and that is not to be seen there yet.
  *
  * A waiter:     key = rbi_event_announce(event);  look again;  if still nothing: rbi_event_sleep(event, key, until).
  * A publisher:  change the ring in total order;  rbi_event_wake_one(event).
@@ -28,8 +29,16 @@ uint32_t rbi_event_announce(struct rbi_event *event);
 /** Sleep until woken, or `until_ns`.  RINGBUF_OK, _TIMEOUT, _INTR. */
 ringbuf_status rbi_event_sleep(struct rbi_event *event, uint32_t key, int64_t until_ns);
 
+/* The next three return whether there are listeners, who are then to be told: rbi_wake_items() and its like in ready.h do both. */
+
 /** Something one waiter may use has happened: wake one if any is announced.  One load when none is. */
-void rbi_event_wake_one(struct rbi_event *event);
+bool rbi_event_wake_one(struct rbi_event *event);
+
+/** Wake everybody, if anybody is announced.  For what may suit all, some or none of those who wait, as room in the arena. */
+bool rbi_event_wake_all_if_any(struct rbi_event *event);
+
+/** Wake everybody, e.g. after shutdown. */
+bool rbi_event_wake_all(struct rbi_event *event);
 
 /** Called by a waiter that has slept and goes: others may still be asleep.  After this, look whether there is more. */
 void rbi_event_leave(struct rbi_event *event);
@@ -37,16 +46,25 @@ void rbi_event_leave(struct rbi_event *event);
 /** Called by a waiter that has left and saw that there is more. */
 void rbi_event_pass_on(struct rbi_event *event);
 
-/** Wake everybody, if anybody is announced.  For what may suit all, some or none of those who wait, as room in the arena. */
-void rbi_event_wake_all_if_any(struct rbi_event *event);
-
-/** Wake everybody, e.g. after shutdown. */
-void rbi_event_wake_all(struct rbi_event *event);
+/** Set the listeners' flag, by a write also if it is set; and clear it. */
+void rbi_event_listen(struct rbi_event *event);
+void rbi_event_unlisten(struct rbi_event *event);
 
 /** Whether somebody may be asleep. */
 static inline bool rbi_event_has_waiters(const struct rbi_event *event)
 {
     return rbi_load_total32(&event->word) & 1; /* [T4] */
+}
+
+/** Whether anybody may want to be told. */
+static inline bool rbi_event_is_heard(const struct rbi_event *event)
+{
+    return rbi_load_total32(&event->word) & 3; /* [T4] */
+}
+
+static inline bool rbi_event_has_listeners(const struct rbi_event *event)
+{
+    return rbi_load_total32(&event->word) & 2;
 }
 
 #endif

@@ -366,6 +366,33 @@ RINGBUF_API ringbuf_status ringbuf_task_done(ringbuf *rb);
  *  not marked when it died count as finished.  Blocks; interruptible.  Returns RINGBUF_OK, _TIMEOUT, _INTR, _CLOSED, _CORRUPT. */
 RINGBUF_API ringbuf_status ringbuf_join(ringbuf *rb, int64_t deadline_ns);
 
+/* What ringbuf_changes_fd() can listen for. */
+enum ringbuf_change {
+    RINGBUF_ROOM = 1, /* room for a put, in the ring or in the arena */
+    RINGBUF_DONE = 2, /* tasks marked as done */
+};
+
+/** A file descriptor that is readable while a get would not wait: a message is there, or the queue is shut down.  For select, poll,
+ *  epoll, level-triggered; do not read from it.
+ *
+ *  It belongs to this handle, and ringbuf_close closes it.  A forked child has one of its own under the same number.  Other processes
+ *  may have theirs; all show the same.  Costs the others nothing until somebody asks; then one more system call each time that
+ *  the queue becomes empty, or is so no more.
+ *  Readable does not promise a message, for somebody else may take it first: use calls that do not wait.
+ *  Somebody must look after the dead: every call that waits does; who only sleeps on descriptors calls ringbuf_recover() now and then.
+ *  Returns RINGBUF_OK, and *fd is it, the same at each call; RINGBUF_E_NO_FILES, _NO_SPACE, _ACCESS, _CLOSED, _CROWDED, _SYSTEM. */
+RINGBUF_API ringbuf_status ringbuf_items_fd(ringbuf *rb, int *fd);
+
+/** A file descriptor that becomes readable when one of these `changes` (enum ringbuf_change, or-ed) happens after this call.
+ *
+ *  To wait for room: try to put; call this; try to put again; sleep until *fd is readable, or 100 ms; begin again.  The call lowers the
+ *  descriptor, also for other processes, so: who was woken and leaves, having put or not, calls ringbuf_pass_on().
+ *  Otherwise as ringbuf_items_fd(); the two are different descriptors. */
+RINGBUF_API ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t changes, int *fd);
+
+/** Make the descriptors of ringbuf_changes_fd() readable: for the others, after having used less than all of the room. */
+RINGBUF_API ringbuf_status ringbuf_pass_on(ringbuf *rb);
+
 /** How many messages are waiting.  Exact when nobody is in a call, and the same for every process.  Never blocks. */
 RINGBUF_API ringbuf_status ringbuf_size(ringbuf *rb, uint64_t *items);
 

@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -181,6 +182,60 @@ ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
 }
 
 void rbi_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, which, F_UNLCK); }
+
+/* ---- flags ---- */
+
+ringbuf_status rbi_flag_make(const char *path, uint32_t permissions)
+{
+    if (mkfifo(path, 0600) < 0) return from_errno(errno);
+    /* Not through mkfifo's mode, which the umask would cut.  Whoever comes in between and may not open it yet is told so. */
+    return outcome(chmod(path, (mode_t)permissions));
+}
+
+ringbuf_status rbi_flag_open(rbi_fd *fd, const char *path)
+{
+    /* For reading and writing, so that it never hangs up, and opening does not wait for another side. */
+    *fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+    if (*fd < 0) return from_errno(errno);
+    struct stat st;
+    if (fstat(*fd, &st) == 0 && S_ISFIFO(st.st_mode)) return RINGBUF_OK;
+    rbi_file_close(*fd);
+    *fd = -1;
+    return RINGBUF_E_CORRUPT;
+}
+
+void rbi_flag_raise(rbi_fd fd)
+{
+    ssize_t written;
+    do written = write(fd, "", 1); /* EAGAIN: it is full, so it is up */
+    while (written < 0 && errno == EINTR);
+}
+
+void rbi_flag_lower(rbi_fd fd)
+{
+    char bytes[512];
+    ssize_t got;
+    do got = read(fd, bytes, sizeof bytes); /* fewer than asked for: then there were no more */
+    while (got == (ssize_t)sizeof bytes || (got < 0 && errno == EINTR));
+}
+
+ringbuf_status rbi_flag_lock_try(rbi_fd fd, enum rbi_lock_kind kind)
+{
+    if (flock(fd, (kind == RBI_LOCK_SHARED ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) return RINGBUF_OK;
+    return errno == EWOULDBLOCK ? RINGBUF_E_BUSY : from_errno(errno);
+}
+
+ringbuf_status rbi_flag_reopen(rbi_fd fd)
+{
+    char path[32];
+    fd_path(path, fd);
+    int again = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (again < 0) return from_errno(errno);
+    ringbuf_status status = rbi_flag_lock_try(again, RBI_LOCK_SHARED);
+    if (status == RINGBUF_OK) status = outcome(dup3(again, fd, O_CLOEXEC));
+    rbi_file_close(again);
+    return status;
+}
 
 /* ---- memory ---- */
 
