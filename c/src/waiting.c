@@ -16,6 +16,7 @@ enum {
     TRIM_NS = 2000000000,        /* the arena's idle memory is looked for at most this often, */
     TRIM_MORE_NS = 10000000,     /* or so soon, if there was more of it than */
     TRIM_PIECES = 8,
+    LOOK_MOST_NS = 1000000,      /* for callers who look but do not sleep */
     SPIN_LEAST_NS = 500,
     SPIN_MOST_NS = 32000,
     SPIN_WORTH_NS = 64000,       /* a wait of less than this would have been met by looking a little longer */
@@ -36,31 +37,40 @@ static uint32_t lag_of(const struct rbi_waiting *waiting)
     return since_last > 1 ? rbi_load_relaxed32(&waiting->patience->lag) : 0;
 }
 
-/** Look for a while. */
-static bool spin(ringbuf *rb, const struct rbi_waiting *waiting, void *call, int64_t now_ns, int64_t deadline_ns)
+static uint32_t processors_of_ours(void)
 {
     static rbi_atomic32 known; /* relaxed: whoever comes first writes it, and all would write the same */
     uint32_t processors = rbi_load_relaxed32(&known);
     if (processors == 0) rbi_store_relaxed32(&known, processors = rbi_processors());
-    if (processors == 1) return false;
+    return processors;
+}
+
+/** Look until then. */
+static bool look_until(ringbuf *rb, const struct rbi_waiting *waiting, void *call, int64_t until_ns)
+{
+    do {
+        for (int look = 0; look < SPIN_LOOKS; look++) {
+            if (waiting->may_succeed(rb, call)) return true;
+            for (int pause = 0; pause < SPIN_PAUSES; pause++) rbi_pause();
+        }
+    } while (rbi_monotonic_ns() < until_ns);
+    return false;
+}
+
+/** Look for a while. */
+static bool spin(ringbuf *rb, const struct rbi_waiting *waiting, void *call, int64_t now_ns, int64_t deadline_ns)
+{
+    if (processors_of_ours() == 1) return false;
     /* relaxed: a guess that several threads may adjust */
     int64_t until_ns = now_ns + rbi_load_relaxed32(&waiting->patience->spin_ns);
     if (until_ns > deadline_ns) until_ns = deadline_ns;
     uint32_t lag = lag_of(waiting);
     for (uint32_t pause = 0; pause < lag; pause++) rbi_pause();
-    bool first = true;
-    do {
-        for (int look = 0; look < SPIN_LOOKS; look++) {
-            if (waiting->may_succeed(rb, call)) {
-                lag = first ? lag * 2 + SPIN_PAUSES : 0;
-                rbi_store_relaxed32(&waiting->patience->lag, lag < LAG_MOST ? lag : LAG_MOST);
-                return true;
-            }
-            first = false;
-            for (int pause = 0; pause < SPIN_PAUSES; pause++) rbi_pause();
-        }
-    } while (rbi_monotonic_ns() < until_ns);
-    return false;
+    bool at_once = waiting->may_succeed(rb, call);
+    if (!at_once && !look_until(rb, waiting, call, until_ns)) return false;
+    lag = at_once ? lag * 2 + SPIN_PAUSES : 0;
+    rbi_store_relaxed32(&waiting->patience->lag, lag < LAG_MOST ? lag : LAG_MOST);
+    return true;
 }
 
 /** Learn from a wait that took `waited_ns`, found while looking or after a sleep. */
@@ -111,6 +121,11 @@ static ringbuf_status sleep_once(ringbuf *rb, const struct rbi_waiting *waiting,
 ringbuf_status rbi_wait_until(ringbuf *rb, const struct rbi_waiting *waiting, void *call, int64_t deadline_ns)
 {
     int64_t now_ns = rbi_monotonic_ns();
+    if (deadline_ns < 0) {
+        int64_t until_ns = now_ns + (deadline_ns > -LOOK_MOST_NS ? -deadline_ns : LOOK_MOST_NS);
+        if (processors_of_ours() == 1 || !look_until(rb, waiting, call, until_ns)) return RINGBUF_E_TIMEOUT;
+        return waiting->attempt(rb, call);
+    }
     /* A poll, too, must not report full or empty for ever because of a dead one. */
     const int64_t start_ns = now_ns;
     rbi_trim_if_due(rb, now_ns);

@@ -12,6 +12,7 @@ from ._queue import (
     list_queues,
     open_queue,
 )
+from ._ready import wait
 
 __version__: str = _native.VERSION
 
@@ -25,6 +26,7 @@ __all__ = [
     "destroy_queue",
     "list_queues",
     "open_queue",
+    "wait",
 ]
 __all__ += _errors.__all__
 __all__.sort()

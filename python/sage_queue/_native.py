@@ -58,6 +58,11 @@ def new_port(
 join = lib.ringbuf_join  # (handle, deadline) -> status
 task_done = lib.ringbuf_task_done  # (handle) -> status
 
+pass_on = lib.ringbuf_pass_on  # (handle) -> status
+
+ROOM: int = lib.RINGBUF_ROOM
+DONE: int = lib.RINGBUF_DONE
+
 INVALID: int = lib.RINGBUF_E_INVALID
 INTERRUPTED: int = lib.RINGBUF_E_INTR
 TIMEOUT: int = lib.RINGBUF_E_TIMEOUT
@@ -217,6 +222,38 @@ def _close_all_in_a_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_when_a_child_exits)
+
+
+# ---- descriptors ----
+
+
+def items_fd(handle: Any, name: str) -> int:
+    """Readable while a get would not wait."""
+    fd = ffi.new("int *")
+    check(lib.ringbuf_items_fd(handle, fd), name=name)
+    return int(fd[0])
+
+
+def changes_fd(handle: Any, changes: int, name: str) -> int:
+    """Readable once one of these changes (ROOM, DONE) has happened after this call."""
+    fd = ffi.new("int *")
+    check(lib.ringbuf_changes_fd(handle, changes, fd), name=name)
+    return int(fd[0])
+
+
+def is_joined(handle: Any, name: str) -> bool:
+    """Whether every item that was put has been got and marked as done."""
+    status = join(handle, 0)
+    if status not in (0, TIMEOUT, INTERRUPTED):
+        raise error_of(status, name=name)
+    return bool(status == 0)
+
+
+def recover(handle: Any, name: str) -> int:
+    """Clean up after the dead, and see to it that the descriptors tell the truth.  How many there were."""
+    recovered = ffi.new("uint64_t *")
+    check(lib.ringbuf_recover(handle, recovered), name=name)
+    return int(recovered[0])
 
 
 # ---- looking in ----

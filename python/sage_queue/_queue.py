@@ -20,7 +20,9 @@ from ._codec import Codec, came_from_signal_handler, find_codec
 from ._errors import Empty, Full, QueueNoDirectory, QueueNotFound, QueueNotLocal, SageQueueError
 from ._held import Lease, Reservation, T, deadline_of
 from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
+from ._ready import Readable
 from ._retries import Retries, burier, parse_retries
+from .aio import AsyncCalls
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     Mode = Literal["open_or_create", "create", "open", "fresh"]
 
 
-class SageQueue(Batches[T]):
+class SageQueue(Batches[T], AsyncCalls[T], Readable):
     """A work queue in shared memory, for any number of processes and threads; used exactly as a `queue.Queue`.
 
     name         any non-empty str; None makes an unnamed queue, reached through references, pickling and inheritance
@@ -325,6 +327,8 @@ class SageQueue(Batches[T]):
         """
         self._closed = True
         _native.close(self._handle)
+        if self._lines:
+            self._close_lines()
 
     def is_closed(self) -> bool:
         """Whether close() was called on this handle."""

@@ -8,7 +8,8 @@
  *   1. Every function that can fail returns a ringbuf_status; 0 is success.  errno is never the way to learn anything.
  *   2. Arguments come in this order: handle, outputs, inputs (a length follows its buffer), deadline.
  *   3. Sizes are in bytes.  Deadlines are absolute nanoseconds on CLOCK_MONOTONIC: 0 polls, RINGBUF_FOREVER never expires,
- *      anything else is a point in time, ringbuf_now_ns() + how long.  A deadline bounds the whole call.
+ *      anything else is a point in time, ringbuf_now_ns() + how long.  A deadline bounds the whole call.  One below 0 is for event
+ *      loops: the call looks for so many nanoseconds, a millisecond at most, and does not sleep.
  *   4. On any error the queue is unchanged and outputs other than those named are unspecified.
  *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.
  *

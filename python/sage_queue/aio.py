@@ -1,0 +1,392 @@
+"""Floor 2: the coroutines of SageQueue, for asyncio and what follows its loop's interface.  No thread, and no task, is made for a call.
+
+A loop that waits for a queue has a `_Line` for it: its tasks stand there in the order in which they came, and the loop watches one
+descriptor for all of them (ready.c has how that works between processes).  When the descriptor says that there is something, the line
+wakes as many tasks as there are items, and each takes its item itself, without waiting, as the last thing before it returns.
+
+Why a cancelled get loses nothing: an item is taken only by a task that runs and returns it in the same step; one that is cancelled
+before has taken nothing, and its turn goes to the next.  Why a cancelled put leaves nothing half done: a put either happens in one
+step or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from heapq import heapify, heappop, heappush
+
+from . import _native
+from ._errors import Empty, Full, QueueClosed, SageQueueError, ShutDown
+from ._held import FOREVER, T, WithItemType, deadline_of
+from ._ready import LOOK_S
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, TimerHandle
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeVar
+
+    Self = TypeVar("Self", bound="AsyncCalls[Any]")
+
+ITEMS, ROOM, DONE = 0, _native.ROOM, _native.DONE
+
+LOOK_LEAST_NS, LOOK_MOST_NS, SHORT_NS = 1_000, 20_000, 100_000
+
+#: A deadline that has passed, but is not "do not wait", so that what is raised says that time was up.
+_PAST = 1
+
+
+class _Turns:
+    """Tasks that wait for the same, first come first served.  A future's result: whether it is its turn (else its time is up)."""
+
+    __slots__ = ("woken", "_again", "_tickets", "_waiting")
+
+    def __init__(self) -> None:
+        self.woken = 0  # whose turn it is, and who have not run yet
+        self._waiting: OrderedDict[Future[bool], int] = OrderedDict()  # with their tickets
+        self._again: list[tuple[int, Future[bool]]] = []  # who had their turn and found nothing: a heap
+        self._tickets = 0
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits who has not been woken."""
+        return bool(self._waiting or self._again)
+
+    def stand(self, future: Future[bool], ticket: int) -> int:
+        """Stand in line; with the ticket of an earlier turn, where one stood then.  Returns the ticket."""
+        if ticket:
+            heappush(self._again, (ticket, future))
+            return ticket
+        self._tickets += 1
+        self._waiting[future] = self._tickets
+        return self._tickets
+
+    def leave(self, future: Future[bool], ticket: int) -> None:
+        """It does not wait any more, and may have been woken already."""
+        if self._waiting.pop(future, None) is None and (ticket, future) in self._again:
+            self._again.remove((ticket, future))
+            heapify(self._again)
+
+    def wake(self, count: int) -> None:
+        while count > 0 and self:
+            future = heappop(self._again)[1] if self._again else self._waiting.popitem(last=False)[0]
+            if not future.done():
+                future.set_result(True)
+                self.woken += 1
+                count -= 1
+
+    def wake_first(self) -> None:
+        """For what is used by one at a time: unless somebody is at it already."""
+        if not self.woken:
+            self.wake(1)
+
+    def wake_all(self) -> None:
+        self.wake(len(self._waiting) + len(self._again))
+
+
+class _Line:
+    """Where the tasks of one loop wait for one queue.  Used in the loop's thread only, but for `close_soon`."""
+
+    def __init__(self, handle: Any, name: str, loop: AbstractEventLoop) -> None:
+        self.handle = handle
+        self.name = name
+        self.loop = loop
+        self.getters = _Turns()
+        self.putters = _Turns()
+        self.joiners = _Turns()
+        self.look_ns = 0  # how long a get looks before it waits: it keeps the loop from its other tasks for so long
+        self._fds: dict[bool, int] = {}  # our own of the descriptors for items (True) and changes (False)
+        self._watched: set[bool] = set()
+        self._tick: TimerHandle | None = None
+
+    def __del__(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+
+    # ---- the loop's side ----
+
+    def _watch(self, items: bool) -> None:
+        """Have the loop watch a descriptor, until it finds that nobody waits for it any more."""
+        if items not in self._watched:
+            if items not in self._fds:
+                # A duplicate: the queue may be closed, and its descriptor with it, by another thread, while the loop still has it.
+                fd = _native.items_fd(self.handle, self.name) if items else _native.changes_fd(self.handle, ROOM, self.name)
+                self._fds[items] = os.dup(fd)
+            self.loop.add_reader(self._fds[items], self._on_items if items else self._on_change)
+            self._watched.add(items)
+        if self._tick is None:
+            self._tick = self.loop.call_later(LOOK_S, self._on_tick)
+
+    def _unwatch(self, items: bool) -> None:
+        if items in self._watched:
+            self.loop.remove_reader(self._fds[items])
+            self._watched.discard(items)
+
+    def _on_items(self) -> None:
+        getters = self.getters
+        if not getters and not getters.woken:
+            return self._unwatch(True)
+        try:
+            count = _native.size(self.handle) - getters.woken
+        except SageQueueError:  # closed, or damaged: they will be told when they try
+            return self.end()
+        # With no item there is something else to learn, such as that the queue is shut down.
+        getters.wake(max(count, 0 if getters.woken else 1))
+
+    def _on_change(self) -> None:
+        if not self.putters and not self.joiners:
+            return self._unwatch(False)
+        try:
+            self.listen(0)  # lowers the descriptor
+        except SageQueueError:
+            return self.end()
+        self.putters.wake_first()
+        self.joiners.wake_all()
+
+    def _on_tick(self) -> None:
+        """Look for the dead, and for whatever a descriptor could not tell."""
+        self._tick = None
+        if not (self.getters or self.putters or self.joiners):
+            return
+        self._tick = self.loop.call_later(LOOK_S, self._on_tick)
+        try:
+            _native.recover(self.handle, self.name)
+            if self.getters and _native.size(self.handle):
+                self._on_items()
+        except SageQueueError:
+            return self.end()
+        self.putters.wake_first()
+        self.joiners.wake_all()
+
+    def learn(self, waited_ns: int) -> None:
+        """Looking a little longer would have saved a wait that was short, and is wasted before one that is long."""
+        if waited_ns < SHORT_NS:
+            self.look_ns = min(max(self.look_ns * 2, LOOK_LEAST_NS), LOOK_MOST_NS)
+        else:
+            self.look_ns = self.look_ns // 4 if self.look_ns > LOOK_LEAST_NS else 0
+
+    # ---- the tasks' side ----
+
+    async def turn(self, turns: _Turns, kind: int, deadline_ns: int, ticket: int) -> int:
+        """Wait for this task's turn, with the ticket from the turn before if it has had one and found nothing; else 0.
+
+        Returns the ticket, or 0 if the time is up.
+        """
+        future: Future[bool] = self.loop.create_future()
+        ticket = turns.stand(future, ticket)
+        timer = None
+        try:
+            self._watch(kind == ITEMS)
+            if deadline_ns != FOREVER:
+                timer = self.loop.call_later(max(deadline_ns - time.monotonic_ns(), 0) * 1e-9, _expire, future)
+            its_turn = await future
+        except BaseException:
+            turns.leave(future, ticket)
+            if future.done() and not future.cancelled() and future.result():
+                turns.woken -= 1  # it was our turn, and we do not take it
+                turns.wake(1)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if its_turn:
+            turns.woken -= 1
+            return ticket
+        turns.leave(future, ticket)
+        return 0
+
+    def listen(self, kind: int) -> None:
+        """From now on, room or finished tasks raise the descriptor, which is lowered.  After this, try again."""
+        kind |= (ROOM if self.putters else 0) | (DONE if self.joiners else 0)
+        _native.changes_fd(self.handle, kind, self.name)
+
+    # ---- the end ----
+
+    def end(self) -> None:
+        """Everybody is to look: the queue is closed, or shut down."""
+        self.getters.wake_all()
+        self.putters.wake_all()
+        self.joiners.wake_all()
+        self._unwatch(True)
+        self._unwatch(False)
+
+    def close_soon(self) -> None:
+        """From any thread: the queue has been closed."""
+        try:
+            self.loop.call_soon_threadsafe(self.end)
+        except RuntimeError:  # the loop is closed: nobody waits
+            pass
+
+
+def _running_loop() -> AbstractEventLoop:
+    """asyncio.get_running_loop(), in place of which this stands until it is first needed: asyncio is slow to import."""
+    global _running_loop
+    from asyncio import get_running_loop
+
+    _running_loop = get_running_loop
+    return get_running_loop()
+
+
+def _expire(future: Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
+
+
+class AsyncCalls(WithItemType[T]):
+    """The coroutines of SageQueue."""
+
+    name: str
+    _handle: Any
+    _port: _native.Port
+    _lines: dict[AbstractEventLoop, _Line] | None = None
+
+    if TYPE_CHECKING:
+
+        def get_many(
+            self, max_items: int | None = None, max_bytes: int | None = None, block: bool = True, timeout: float | None = None
+        ) -> list[T]: ...
+        def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None: ...
+        def _port_for_views(self, writable: bool) -> _native.Port: ...
+
+    def _line(self) -> _Line:
+        """The running loop's line."""
+        loop = _running_loop()
+        lines = self._lines
+        if lines is None:
+            lines = self._lines = {}
+        line = lines.get(loop)
+        if line is None:
+            for gone in [each for each in list(lines) if each.is_closed()]:
+                lines.pop(gone, None)
+            line = lines[loop] = _Line(self._handle, self.name, loop)
+        return line
+
+    def _close_lines(self) -> None:
+        lines, self._lines = self._lines, None
+        for line in (lines or {}).values():
+            line.close_soon()
+
+    async def get_async(self, block: bool = True, timeout: float | None = None, *, copy: bool = True) -> T:
+        """As get(), for tasks: the others go on while it waits.  Tasks of one loop get items in the order in which they asked.
+
+        Raises what get() raises.  Cancelling it loses nothing.
+        """
+        port = self._port if copy else self._port_for_views(False)
+        deadline_ns = deadline_of(block, timeout)
+        if deadline_ns == 0:
+            return port[0]  # type: ignore[no-any-return]
+        line = self._line()
+        getters = line.getters
+        began_ns = 0
+        if not getters:
+            try:
+                return port[-line.look_ns]  # type: ignore[no-any-return]
+            except Empty:
+                began_ns = time.monotonic_ns()
+        ticket = 0
+        while ticket := await line.turn(getters, ITEMS, deadline_ns, ticket):
+            if began_ns:
+                line.learn(time.monotonic_ns() - began_ns)
+                began_ns = 0
+            try:
+                return port[0]  # type: ignore[no-any-return]
+            except Empty:
+                pass
+            except (ShutDown, QueueClosed):
+                line.end()
+                raise
+        return port[_PAST]  # type: ignore[no-any-return]
+
+    async def get_many_async(
+        self, max_items: int | None = None, max_bytes: int | None = None, block: bool = True, timeout: float | None = None
+    ) -> list[T]:
+        """As get_many(), for tasks."""
+        deadline_ns = deadline_of(block, timeout)
+        if deadline_ns == 0:
+            return self.get_many(max_items, max_bytes, False)
+        line = self._line()
+        getters = line.getters
+        if not getters:
+            try:
+                return self.get_many(max_items, max_bytes, False)
+            except Empty:
+                pass
+        ticket = 0
+        while ticket := await line.turn(getters, ITEMS, deadline_ns, ticket):
+            try:
+                return self.get_many(max_items, max_bytes, False)
+            except Empty:
+                pass
+            except (ShutDown, QueueClosed):
+                line.end()
+                raise
+        raise Empty("Get operation timed out")
+
+    async def put_async(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """As put(), for tasks: the others go on while it waits.  Tasks of one loop put in the order in which they asked.
+
+        Raises what put() raises.  Cancelling it puts nothing.
+        """
+        port = self._port
+
+        def attempt() -> None:
+            port[0] = item
+
+        await self._put_in_turn(attempt, deadline_of(block, timeout))
+
+    async def put_many_async(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
+        """As put_many(), for tasks: all of the items, or none."""
+        batch = list(items)
+        await self._put_in_turn(lambda: self.put_many(batch, False), deadline_of(block, timeout))
+
+    async def _put_in_turn(self, attempt: Callable[[], None], deadline_ns: int) -> None:
+        if deadline_ns == 0:
+            return attempt()
+        line = self._line()
+        putters = line.putters
+        first = not (putters or putters.woken)
+        if first:
+            try:
+                return attempt()
+            except Full:
+                pass
+        ticket = 0
+        try:
+            while True:
+                if first:
+                    try:
+                        line.listen(ROOM)
+                        return attempt()
+                    except Full:
+                        pass
+                ticket = await line.turn(putters, ROOM, deadline_ns, ticket)
+                if not ticket:
+                    raise Full("Put operation timed out")
+                first = True
+        except (ShutDown, QueueClosed):
+            line.end()
+            raise
+        finally:
+            if putters:
+                putters.wake_first()
+            else:
+                _native.pass_on(self._handle)
+
+    def __aiter__(self: Self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        """The next item; the iteration ends when the queue is shut down and nothing is left."""
+        try:
+            return await self.get_async()
+        except ShutDown:
+            raise StopAsyncIteration from None
+
+    async def join_async(self) -> None:
+        """As join(), for tasks."""
+        line = self._line()
+        while not _native.is_joined(self._handle, self.name):
+            line.listen(DONE)
+            if _native.is_joined(self._handle, self.name):
+                break
+            await line.turn(line.joiners, DONE, FOREVER, 0)
