@@ -29,4 +29,3 @@ __all__ = [
     "wait",
 ]
 __all__ += _errors.__all__
-__all__.sort()

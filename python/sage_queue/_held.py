@@ -212,7 +212,8 @@ def reserve_array(
         raise ValueError(f"an array of {kind} holds references to Python objects; those mean nothing in another process")
     if order not in ("C", "F"):
         raise ValueError(f'order={order!r} is not known; choose "C" or "F"')
-    lengths = tuple(map(operator.index, shape)) if hasattr(shape, "__iter__") else (operator.index(shape),)
+    given: Any = shape
+    lengths = tuple(map(operator.index, given)) if hasattr(given, "__iter__") else (operator.index(given),)
     if any(length < 0 for length in lengths):
         raise ValueError(f"shape={shape!r} has a negative length")
     size = math.prod(lengths) * kind.itemsize

@@ -179,22 +179,22 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
 
         def get(self, block: bool = True, timeout: float | None = None, *, copy: bool = True, writable: bool = False) -> T: ...
 
-    def get(  # type: ignore[no-redef]
-        self, block: bool = True, timeout: float | None = None, copy: bool = True, writable: bool = False
-    ) -> T:
-        """Take the oldest item out of the queue, waiting for one if need be, at most `timeout` seconds.
+    else:
 
-        With copy=False, the buffers of a large item (arrays, pyarrow tables, bytes as a memoryview) stay where they are in the queue's
-        memory, which keeps its room in the arena until the last thing that looks at them is gone, also after close().  They are
-        read-only unless `writable`; whatever is written there, nobody else sees.
+        def get(self, block: bool = True, timeout: float | None = None, copy: bool = True, writable: bool = False) -> T:
+            """Take the oldest item out of the queue, waiting for one if need be, at most `timeout` seconds.
 
-        Raises Empty (none in time), ShutDown, QueueClosed (in all of these nothing was taken), or ValueError: the message cannot be
-        deserialized, and is gone (with max_attempts, it has had one).
-        """
-        if not copy:
-            port = self._port_for_views(bool(writable))
-            return port[None if block and timeout is None else deadline_of(block, timeout)]  # type: ignore[no-any-return]
-        return self._port[None if block and timeout is None else deadline_of(block, timeout)]  # type: ignore[no-any-return]
+            With copy=False, the buffers of a large item (arrays, pyarrow tables, bytes as a memoryview) stay where they are in the queue's
+            memory, which keeps its room in the arena until the last thing that looks at them is gone, also after close().  They are
+            read-only unless `writable`; whatever is written there, nobody else sees.
+
+            Raises Empty (none in time), ShutDown, QueueClosed (in all of these nothing was taken), or ValueError: the message cannot be
+            deserialized, and is gone (with max_attempts, it has had one).
+            """
+            if not copy:
+                port = self._port_for_views(bool(writable))
+                return port[None if block and timeout is None else deadline_of(block, timeout)]
+            return self._port[None if block and timeout is None else deadline_of(block, timeout)]
 
     def put_nowait(self, item: T) -> None:
         """put(item, block=False)."""

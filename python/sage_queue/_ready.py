@@ -114,12 +114,13 @@ def _caretaker() -> None:
             if not queues:
                 _running = False
                 return
-        for queue in queues:
+        while queues:
+            queue = queues.pop()
             try:
                 _native.recover(queue._handle, queue.name)
             except SageQueueError:  # closed, or damaged; its other calls say which
                 _looked_after.discard(queue)
-        del queue, queues  # while it sleeps it keeps none alive
+            del queue  # while it sleeps it keeps none alive
 
 
 def _after_fork() -> None:

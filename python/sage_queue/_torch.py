@@ -103,4 +103,5 @@ def cloudpickle(item: Any, protocol: int, gather: Gather) -> bytes:
 def _cloud_pickler() -> Any:
     from cloudpickle import Pickler as Base  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-    return type("_CloudPickler", (Base,), {"dispatch_table": Base.dispatch_table.new_child(_TABLE)})
+    table: Any = Base.dispatch_table
+    return type("_CloudPickler", (Base,), {"dispatch_table": table.new_child(_TABLE)})

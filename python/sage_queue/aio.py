@@ -18,7 +18,8 @@ from heapq import heapify, heappop, heappush
 
 from . import _native
 from ._errors import Empty, Full, QueueClosed, SageQueueError, ShutDown
-from ._held import FOREVER, T, WithItemType, deadline_of
+from ._held import T, WithItemType, deadline_of
+from ._native import FOREVER
 from ._ready import LOOK_S
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing

@@ -36,9 +36,10 @@ def node_of(queue: SageQueue[Any] | SageQueueRef) -> str:
     Raises QueueNotFound if the queue is gone, QueueNotLocal if no node alive has its host name.
     """
     reference = queue.get_reference() if isinstance(queue, SageQueue) else queue
-    asked = {
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    asked: dict[Any, str] = {
         _ask.options(**_on(node["NodeID"])).remote(reference): node["NodeID"]
-        for node in ray.nodes()
+        for node in nodes
         if node["Alive"] and node["NodeManagerHostname"] == reference.host
     }
     missing: QueueNotFound | None = None
