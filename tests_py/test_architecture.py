@@ -57,6 +57,8 @@ PYTHON_FLOORS = {
     "aio": 2,
     "_retries": 2,
     "_queue": 2,
+    "_by_name": 2,
+    "_manager": 2,
     "__init__": 3,
     "__main__": 3,
     "ray": 3,
@@ -77,6 +79,8 @@ PYTHON_SAME_FLOOR = {
     ("aio", "_ready"),
     ("_queue", "_held"),
     ("_queue", "_retries"),
+    ("_by_name", "_queue"),
+    ("_manager", "_queue"),
 }
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 NAME_MAX_BYTES = 1024
 CAPACITY_MAX_BYTES = 64 << 30
 
+#: In a reference: no particular queue, but whichever has the name.  (A queue's own id is random.)
+ANY_ID = "0" * 32
+
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
@@ -39,6 +42,28 @@ def full_name(name: str, namespace: str | None = None) -> str:
     if size > NAME_MAX_BYTES:
         raise ValueError(f"the name is {size} bytes long as UTF-8; {NAME_MAX_BYTES} is the most")
     return full
+
+
+def user_name() -> str:
+    """$SAGE_USER, or the login name that this process runs under.  It has no slash, so that no two users share a namespace."""
+    import pwd  # here: few need it
+
+    user = os.environ.get("SAGE_USER")
+    if user and "/" in user:
+        raise ValueError(f"SAGE_USER={user!r} holds a slash, which would put its queues into another user's namespace")
+    if user:
+        return user
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid_{os.geteuid()}"
+
+
+def user_namespace(namespace: str | None, enable_multi_tenant: bool | None) -> str | None:
+    """The namespace a queue really is in: with `enable_multi_tenant` "user" or "user/namespace", else the namespace as it is."""
+    if not enable_multi_tenant:
+        return namespace
+    return user_name() if namespace is None else full_name(namespace, user_name())
 
 
 def parse_bytes(value: int | str, what: str = "capacity", least: int = 1) -> int:
@@ -116,10 +141,11 @@ class Address:
         "creator_pid",
         "host",
         "boot_id",
+        "create_if_not_exists",
     )
 
     name: str  #: the final name, namespace and all
-    id: str  #: 32 hex digits that no other queue has
+    id: str  #: 32 hex digits that no other queue has; ANY_ID: whichever queue has the name
     maxsize: int  #: items; 0: as many as fit
     capacity: int  #: bytes for small messages
     arena: int  #: bytes for large messages and for what is held; 0: none, or made before there were any
@@ -130,6 +156,7 @@ class Address:
     creator_pid: int
     host: str
     boot_id: str
+    create_if_not_exists: bool  #: only with ANY_ID
 
     def __init__(
         self,
@@ -146,6 +173,7 @@ class Address:
         creator_pid: int = 0,
         host: str = "",
         boot_id: str = "",
+        create_if_not_exists: bool = False,
     ) -> None:
         values = locals()
         for field, kind in _FIELDS.items():
@@ -155,6 +183,8 @@ class Address:
             object.__setattr__(self, field, value)
         if len(id) != 32 or id.strip("0123456789abcdef"):
             raise ValueError(f"a reference's id is 32 hex digits, not {id!r}")
+        if create_if_not_exists and id != ANY_ID:
+            raise ValueError(f"the queue with the id {id} cannot be made again; create_if_not_exists goes with a name alone")
 
     # The first queue's names for the same things, which its callers use.
 
@@ -225,4 +255,5 @@ _FIELDS: dict[str, type] = {
     "creator_pid": int,
     "host": str,
     "boot_id": str,
+    "create_if_not_exists": bool,
 }

@@ -3,12 +3,21 @@
 Where the standard library has a class for an outcome we raise that class or a child of it, so that code written for
 ``queue.Queue``, ``multiprocessing.Queue`` or plain files goes on working.  Everything of our own is also a `SageQueueError` and
 carries the status of the C library in ``code`` (None where the error did not come from there).
+
+`ray.util.queue` has an `Empty` and a `Full` of its own, which are children of the standard library's.  Where that module is
+loaded, `empty()` and `full()` make those, so that code written for Ray's queue catches them, too.  It is never imported here.
 """
 
 from __future__ import annotations
 
 import sys
 from queue import Empty, Full
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _E = TypeVar("_E", bound=Exception)
 
 __all__ = [
     "Empty",
@@ -32,6 +41,21 @@ __all__ = [
     "SageQueueError",
     "ShutDown",
 ]
+
+
+def empty(text: str) -> Empty:
+    """The Empty to raise: an instance of every Empty that somebody in this process can be waiting for."""
+    return _of_ray("Empty", Empty)(text)
+
+
+def full(text: str) -> Full:
+    """The Full to raise: an instance of every Full that somebody in this process can be waiting for."""
+    return _of_ray("Full", Full)(text)
+
+
+def _of_ray(name: str, ours: type[_E]) -> type[_E]:
+    theirs = getattr(sys.modules.get("ray.util.queue"), name, None)  # None, too, while another thread is importing it
+    return theirs if isinstance(theirs, type) and issubclass(theirs, ours) else ours
 
 
 class SageQueueError(Exception):

@@ -14,10 +14,10 @@ import os
 import time
 
 from . import _held, _native
-from ._address import Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize
+from ._address import ANY_ID, Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize, user_namespace
 from ._batches import Batches
 from ._codec import Codec, came_from_signal_handler, find_codec
-from ._errors import Empty, Full, QueueNoDirectory, QueueNotFound, QueueNotLocal, SageQueueError
+from ._errors import QueueNoDirectory, QueueNotFound, QueueNotLocal, empty, full
 from ._held import Lease, Reservation, T, deadline_of
 from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
 from ._ready import Readable
@@ -28,7 +28,7 @@ TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
-    from typing import Any, Literal, TypeVar
+    from typing import Any, Literal, TypeVar, overload
 
     from ._codec import Serializer
 
@@ -50,6 +50,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
     mode         "open_or_create", "create" (QueueExists if it is there), "open" (QueueNotFound if it is not), "fresh" (replace one
                  that nobody holds, else QueueBusy)
     namespace    a prefix: the full name is "namespace/name"
+    enable_multi_tenant  True: another prefix in front, the user's ($SAGE_USER, else the login name): "user/namespace/name"
     persistent   keep the queue when the last one leaves, even if it is empty
     permissions  of the file; the default keeps other users out, and any other value also opens a queue of another user
     label        this process's name as others see it
@@ -75,6 +76,9 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
     max_attempts: int  #: 0: any number
     dead_letter: str | None  #: the full name of the queue for what has had its attempts
 
+    _asked_for: tuple[str | None, str | None, bool] | None = None  # (name, namespace, enable_multi_tenant), if not by reference
+    _counts_before: dict[str, int] | None = None  # what get_stats() leaves out since reset_stats()
+
     def __init__(
         self,
         name: str | None = None,
@@ -91,6 +95,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         serializer: str | Serializer = "pickle",
         max_attempts: int = 0,
         dead_letter: str | None = None,
+        enable_multi_tenant: bool | None = None,
     ) -> None:
         codec = find_codec(serializer)
         items = parse_maxsize(maxsize)
@@ -100,12 +105,13 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
             raise ValueError(f"permissions={permissions:#o} is not a file mode; give one from 0 to 0o777, such as 0o660")
         if mode not in ("open_or_create", "create", "open", "fresh"):
             raise ValueError(f'mode={mode!r} is not known; choose one of "open_or_create", "create", "open", "fresh"')
-        if name is None and (namespace is not None or mode == "open"):
+        if name is None and (namespace is not None or enable_multi_tenant or mode == "open"):
             raise ValueError("a queue without a name can neither be opened nor have a namespace; give it a name")
         if auto_cleanup and persistent:
             raise ValueError("auto_cleanup removes the queue when the last one leaves, persistent keeps it; choose one")
-        full = None if name is None else full_name(name, namespace)
-        retries = parse_retries(max_attempts, dead_letter, full, namespace)
+        prefix = user_namespace(namespace, enable_multi_tenant)
+        full = None if name is None else full_name(name, prefix)
+        retries = parse_retries(max_attempts, dead_letter, full, prefix)
         if mode == "open" and full is not None:
             handle = _native.open_by_name(full, permissions=permissions, label=label)
         else:
@@ -123,6 +129,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                 note=retries.to_note(),
             )
         self._adopt(handle, codec, retries)
+        self._asked_for = (name, namespace, bool(enable_multi_tenant))
 
     def _adopt(self, handle: Any, codec: Codec, wanted: Retries) -> None:
         """Become this handle's queue."""
@@ -256,6 +263,10 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         """How many items are waiting: the same number in every process.  (Approximate while others put and get.)"""
         return _native.size(self._handle)
 
+    def size(self) -> int:
+        """qsize().  (From ray.util.queue.Queue.)"""
+        return self.qsize()
+
     def empty(self) -> bool:
         """Whether no item is waiting.  (Approximate while others put and get.)"""
         return self.qsize() == 0
@@ -274,6 +285,8 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         `readers` and `writers` are the attached processes that have got, or put, anything (one can be both).
         """
         stats = _native.stats(self._handle)
+        for count, before in (self._counts_before or {}).items():
+            stats[count] -= before
         peers = _native.peers(self._handle)
         capacity, used = stats["capacity_bytes"], stats["used_bytes"]
         return {
@@ -289,7 +302,31 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
             **stats,
         }
 
+    def reset_stats(self) -> None:
+        """Have get_stats() of this handle count from now on.  Others go on counting from the queue's creation."""
+        stats = _native.stats(self._handle)
+        self._counts_before = {
+            count: stats[count] for count in ("puts", "gets", "bytes_put", "bytes_got", "sleeps", "recoveries")
+        }
+
+    def get_shared_memory_info(self) -> dict[str, Any]:
+        """What the queue was asked for as, and its file.  (One that came from a reference was asked for by its full name.)"""
+        name, namespace, multi_tenant = self._asked_for or (self.name, None, False)
+        return {
+            "original_name": self.name if name is None else name,
+            "namespaced_name": self.name,
+            "namespace": namespace,
+            "multi_tenant_enabled": multi_tenant,
+            "auto_cleanup": self.auto_cleanup,
+            "shm_path": _native.path_of(self._handle),
+        }
+
     # ---- tasks ----
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many items were put and not yet marked with task_done().  (Approximate while others put and get.)"""
+        return _native.stats(self._handle)["unfinished"]
 
     def task_done(self) -> None:
         """Say that one item that was got has been dealt with; join() returns when all have."""
@@ -312,12 +349,20 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
 
     # ---- the end ----
 
-    def shutdown(self, immediate: bool = False) -> None:
+    def shutdown(self, immediate: bool = False, *, force: bool = False, grace_period_s: float | None = None) -> None:
         """Shut the queue down, for every process: put() raises ShutDown from now on, and get() does when nothing is left.
 
         With `immediate`, what is left is thrown away (and counts as done).
+
+        `force` and `grace_period_s` are those of ray.util.queue.Queue: `force` is another word for `immediate`, and a grace
+        period changes nothing, for there is no actor that has to be waited for.
         """
-        _native.shut_down(self._handle, bool(immediate))
+        _native.shut_down(self._handle, bool(immediate or force))
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether somebody has shut the queue down."""
+        return _native.stats(self._handle)["shutdown"] != 0
 
     def close(self) -> None:
         """Leave the queue: this handle only.  May be called twice, and from any thread.
@@ -338,7 +383,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         """Remove the queue's name and close this handle.  Those who are attached can go on; nobody can attach any more."""
         if self._closed:
             try:
-                handle = _attach(self._reference)
+                handle = _attach(self._reference, self.serializer)
             except QueueNotFound:
                 return
             _native.unlink(handle)
@@ -397,12 +442,12 @@ def _refuser(handle: Any, name: str, directory: str, info: _native.Info) -> Call
     def refuse(status: int, is_put: bool, polling: bool, size: int) -> None:
         if status == ARENA_FULL:
             used = _native.stats(handle)["arena_used_bytes"]
-            raise Full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)")
+            raise full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)")
         if status != TIMEOUT:
             raise _native.error_of(status, name=name, directory=directory, needed=size, info=info)
         if is_put:
-            raise Full("Queue is full" if polling else "Put operation timed out")
-        raise Empty("Queue is empty" if polling else "Get operation timed out")
+            raise full("Queue is full" if polling else "Put operation timed out")
+        raise empty("Queue is empty" if polling else "Get operation timed out")
 
     return refuse
 
@@ -417,9 +462,27 @@ def _failure(error: Exception, is_put: bool) -> Exception | None:
 
 
 class SageQueueRef(Address):
-    """Where a queue is.  Plain data: immutable, hashable, picklable, JSON both ways; it holds nothing open."""
+    """Where a queue is.  Plain data: immutable, hashable, picklable, JSON both ways; it holds nothing open.
+
+    SageQueue.get_reference() makes one that leads to exactly that queue.  SageQueueRef(queue_name, maxsize=0,
+    create_if_not_exists=True) leads to whichever queue has that full name on this machine when get_queue() is called, and makes
+    it then if there is none.
+    """
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self, name: str, id: str, **fields: Any) -> None: ...
+        @overload
+        def __init__(self, queue_name: str, maxsize: int = 0, create_if_not_exists: bool = True, **fields: Any) -> None: ...
+
+    def __init__(self, *arguments: Any, **fields: Any) -> None:
+        if "id" in fields or (len(arguments) > 1 and isinstance(arguments[1], str)):
+            super().__init__(*arguments, **fields)
+        else:
+            super().__init__(**_fields_by_name(*arguments, **fields))
 
     def get_queue(self, serializer: Serializer | None = None) -> SageQueue[Any]:
         """A new handle on exactly this queue.
@@ -431,10 +494,31 @@ class SageQueueRef(Address):
         return _queue_of(self, serializer)
 
 
+def _fields_by_name(
+    queue_name: str | None = None, maxsize: int = 0, create_if_not_exists: bool = True, *, name: str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """The fields of a reference to whichever queue has the name."""
+    if (queue_name is None) == (name is None):
+        raise TypeError("a reference by name takes one name: SageQueueRef(queue_name, maxsize=0, create_if_not_exists=True)")
+    return {
+        "name": full_name(name if queue_name is None else queue_name),  # type: ignore[arg-type]
+        "id": ANY_ID,
+        "maxsize": parse_maxsize(maxsize),
+        "capacity": parse_bytes("4 MiB"),
+        "arena": parse_bytes("64 MiB"),
+        "directory": _native.default_directory(),
+        "creator_pid": os.getpid(),
+        "host": host_name(),
+        "boot_id": boot_id(),
+        "create_if_not_exists": bool(create_if_not_exists),
+        **fields,
+    }
+
+
 def _queue_of(reference: SageQueueRef, serializer: Serializer | None = None) -> SageQueue[Any]:
     codec = find_codec(reference.serializer if serializer is None else serializer)
     queue: SageQueue[Any] = SageQueue.__new__(SageQueue)
-    queue._adopt(_attach(reference), codec, Retries())
+    queue._adopt(_attach(reference, codec.name), codec, Retries())
     return queue
 
 
@@ -455,68 +539,41 @@ def _reference_of(handle: Any, info: _native.Info, serializer: str) -> SageQueue
     )
 
 
-def _attach(reference: SageQueueRef) -> Any:
+def _attach(reference: SageQueueRef, tag: str) -> Any:
+    here = host_name(), boot_id()
+    local = reference.host in ("", here[0]) and reference.boot_id in ("", here[1])
     try:
-        return _native.attach(
-            reference.name, reference.id, permissions=reference.permissions, directory=reference.directory
-        )
+        if reference.id != ANY_ID:
+            return _native.attach(
+                reference.name, reference.id, permissions=reference.permissions, directory=reference.directory
+            )
+        if reference.create_if_not_exists and local:
+            return _create(reference, tag)
+        return _native.open_by_name(reference.name, permissions=reference.permissions, directory=reference.directory)
     except (QueueNotFound, QueueNoDirectory) as error:
         # Whether it is the same memory is decided by the id in it, never by names; they only help to say why it is not.
-        host, boot = host_name(), boot_id()
-        if reference.host in ("", host) and reference.boot_id in ("", boot):
+        if local:
             raise
         elsewhere = QueueNotLocal(
-            f"queue {reference.name!r} lives on host {reference.host!r} (boot {reference.boot_id}), and this is {host!r} (boot "
-            f"{boot}); a queue can only be used on the machine, and in the container, that it was made in"
+            f"queue {reference.name!r} lives on host {reference.host!r} (boot {reference.boot_id}), and this is {here[0]!r} "
+            f"(boot {here[1]}); a queue can only be used on the machine, and in the container, that it was made in"
         )
         elsewhere.code = error.code
         raise elsewhere from error
 
 
-# ---- queues by name ----
-
-
-def create_queue(name: str | None = None, maxsize: int = 0, **options: Any) -> SageQueue[Any]:
-    """SageQueue(name, maxsize, ...): the queue of that name, created if need be."""
-    return SageQueue(name, maxsize, **options)
-
-
-def open_queue(name: str, **options: Any) -> SageQueue[Any]:
-    """The queue of that name; QueueNotFound if there is none."""
-    return SageQueue(name, mode="open", **options)
-
-
-def destroy_queue(name: str, *, namespace: str | None = None) -> bool:
-    """Remove a queue by name, also one that is damaged.  Those who are attached can go on.  Returns whether there was one."""
-    return _native.unlink_name(full_name(name, namespace))
-
-
-def list_queues(namespace: str | None = None) -> list[SageQueueRef]:
-    """References to the queues that this user can open, by name; with `namespace`, to those in it.
-
-    (Approximate: others come and go.)  What cannot be opened is left out; `sage-queue ls` shows that, too.
-    """
-    found = []
-    for _, name in _native.names_in(_native.default_directory()):
-        if name is None or (namespace is not None and not name.startswith(namespace + "/")):
-            continue
-        try:
-            found.append(reference_to(name))
-        except (SageQueueError, OSError):
-            continue
-    return found
-
-
-def reference_to(name: str) -> SageQueueRef:
-    """A reference to the queue of that full name, whatever its serializer, also one that is not known here."""
-    handle = _native.open_by_name(name)
-    try:
-        info = _native.Info(handle)
-        return _reference_of(handle, info, info.tag or "raw")
-    finally:
-        _native.close(handle)
-
-
-def collect_garbage() -> int:
-    """Remove every queue that provably nobody is attached to and that is empty, unnamed or auto-cleanup.  Returns how many."""
-    return _native.collect()
+def _create(reference: SageQueueRef, tag: str) -> Any:
+    return _native.create(
+        reference.name,
+        mode="open_or_create",
+        maxsize=reference.maxsize,
+        capacity=reference.capacity,
+        arena=reference.arena,
+        auto_cleanup=reference.auto_cleanup,
+        persistent=False,
+        permissions=reference.permissions or 0o600,
+        label=None,
+        tag=tag,
+        note="",
+        directory=reference.directory,
+    )

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 
 from . import _native
-from ._errors import Empty, Full, QueueClosed, SageQueueError, ShutDown
+from ._errors import Empty, Full, QueueClosed, SageQueueError, ShutDown, empty, full
 from ._held import T, WithItemType, deadline_of
 from ._native import FOREVER
 from ._ready import LOOK_S
@@ -321,7 +321,7 @@ class AsyncCalls(WithItemType[T]):
             except (ShutDown, QueueClosed):
                 line.end()
                 raise
-        raise Empty("Get operation timed out")
+        raise empty("Get operation timed out")
 
     async def put_async(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """As put(), for tasks: the others go on while it waits.  Tasks of one loop put in the order in which they asked.
@@ -329,28 +329,34 @@ class AsyncCalls(WithItemType[T]):
         Raises what put() raises.  Cancelling it puts nothing.
         """
         port = self._port
+        deadline_ns = deadline_of(block, timeout)
+        putters = self._line().putters
+        if deadline_ns == 0 or not (putters or putters.woken):
+            try:
+                port[0] = item
+                return
+            except Full:
+                if deadline_ns == 0:
+                    raise
 
         def attempt() -> None:
             port[0] = item
 
-        await self._put_in_turn(attempt, deadline_of(block, timeout))
+        await self._put_in_turn(attempt, deadline_ns)
 
     async def put_many_async(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """As put_many(), for tasks: all of the items, or none."""
         batch = list(items)
-        await self._put_in_turn(lambda: self.put_many(batch, False), deadline_of(block, timeout))
+        deadline_ns = deadline_of(block, timeout)
+        if deadline_ns == 0:
+            return self.put_many(batch, False)
+        await self._put_in_turn(lambda: self.put_many(batch, False), deadline_ns)
 
     async def _put_in_turn(self, attempt: Callable[[], None], deadline_ns: int) -> None:
-        if deadline_ns == 0:
-            return attempt()
+        """Attempt it until it does not raise Full, each task when its turn has come."""
         line = self._line()
         putters = line.putters
         first = not (putters or putters.woken)
-        if first:
-            try:
-                return attempt()
-            except Full:
-                pass
         ticket = 0
         try:
             while True:
@@ -362,7 +368,7 @@ class AsyncCalls(WithItemType[T]):
                         pass
                 ticket = await line.turn(putters, ROOM, deadline_ns, ticket)
                 if not ticket:
-                    raise Full("Put operation timed out")
+                    raise full("Put operation timed out")
                 first = True
         except (ShutDown, QueueClosed):
             line.end()

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .. import _native, _queue
+from .. import _by_name, _native
 from .._address import human_bytes
 from .._errors import SageQueueError
 from . import demo as demo_module
@@ -86,7 +86,7 @@ def rm(
     missing = 0
     for name in names:
         try:
-            removed = _queue.destroy_queue(name)
+            removed = _by_name.destroy_queue(name)
         except (SageQueueError, ValueError) as error:
             typer.echo(f"{name}: {error}", err=True)
             missing += 1
@@ -100,7 +100,7 @@ def rm(
 @app.command()
 def gc(json_output: Json = False) -> None:
     """Remove the queues that dead processes left behind: provably in nobody's use, and empty, unnamed or auto-cleanup."""
-    removed = _queue.collect_garbage()
+    removed = _by_name.collect_garbage()
     if json_output:
         typer.echo(json.dumps({"removed": removed}))
     else:
