@@ -1,6 +1,7 @@
 /* binding.h — what the files of the Python module share.
  *
  *   port.c   the calls on one queue: put, get, lease, reserve
+ *   plain.c  plain data to bytes and back, without pickle
  *   frame.c  a message whose object's buffers lie beside its pickle
  *   block.c  memory that Python objects look at, and that lives as long as they do
  *   taken.c  a message that is being worked on
@@ -70,6 +71,51 @@ void block_committed(block *self);
 /** A memoryview of all of the block.  NULL with an exception. */
 PyObject *block_view(block *self);
 
+/* ---- plain.c ---- */
+
+/** Bytes that are being written: at first in memory of the caller's, then on the heap. */
+typedef struct draft {
+    char *data;
+    size_t size, capacity;
+    char *heap; /* or NULL */
+} draft;
+
+static inline void draft_init(draft *made, char *room, size_t capacity)
+{
+    *made = (draft){.data = room, .capacity = capacity};
+}
+
+static inline void draft_clear(draft *made)
+{
+    if (made->heap) PyMem_Free(made->heap);
+}
+
+/** Make room for `more` bytes.  Returns whether there is, without an exception. */
+int draft_grow(draft *out, size_t more);
+
+enum {
+    PLAIN_NAME_BYTES = 23,
+    PLAIN_NAMES_LOG2 = 6,
+};
+
+/** Short strs that were read lately: the keys of dicts are few, and come again. */
+typedef struct plain_names {
+    struct plain_name {
+        PyObject *text; /* or NULL, and size 0 */
+        unsigned char size;
+        char bytes[PLAIN_NAME_BYTES];
+    } slots[1 << PLAIN_NAMES_LOG2];
+} plain_names;
+
+/** Write the item behind what is in `out`, as a message of FRAME_PLAIN.  Returns whether it is plain data; if not, or if there is no
+ *  memory, nothing has been written.  Never raises, and runs no Python code. */
+int plain_write(draft *out, PyObject *item);
+
+/** The object in a message of FRAME_PLAIN.  NULL with an exception.  `names` may be NULL. */
+PyObject *plain_read(const char *data, size_t size, plain_names *names);
+
+void plain_names_clear(plain_names *names);
+
 /* ---- frame.c ---- */
 
 /** A message on its way into the queue: its parts, and what they lie in.  Made by letter_*(), ended by letter_clear(). */
@@ -82,6 +128,9 @@ typedef struct letter {
     struct frame *frame; /* or NULL */
     ringbuf_part own[2];
 } letter;
+
+/** The message is what was written down from `start` on, and stays there. */
+void letter_of_draft(letter *made, const draft *written, size_t start);
 
 /** The message is these bytes (a reference is taken over). */
 void letter_of_bytes(letter *made, PyObject *bytes);
@@ -106,6 +155,7 @@ enum frame_kind {
     FRAME_BUFFERS = 1,
     FRAME_BYTES = 2,
     FRAME_BYTEARRAY = 3,
+    FRAME_PLAIN = 4, /* and the version of what follows */
 };
 
 enum {
@@ -116,7 +166,7 @@ enum {
 /** What a message is that begins with `byte`. */
 static inline enum frame_kind frame_kind_of(unsigned char byte)
 {
-    return byte >= FRAME_BUFFERS && byte <= FRAME_BYTEARRAY ? (enum frame_kind)byte : FRAME_NONE;
+    return byte >= FRAME_BUFFERS && byte <= FRAME_PLAIN ? (enum frame_kind)byte : FRAME_NONE;
 }
 
 /** Where the content of a FRAME_BYTES or FRAME_BYTEARRAY begins, whose first `known` bytes are at `head`.  -1 with an exception:

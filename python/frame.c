@@ -39,6 +39,13 @@ static void set_own(letter *made, size_t number, const void *data, size_t size)
     made->own[number] = (ringbuf_part){.data = data, .size = size};
 }
 
+void letter_of_draft(letter *made, const draft *written, size_t start)
+{
+    letter_init(made);
+    made->size = written->size - start;
+    set_own(made, 0, written->data + start, made->size);
+}
+
 void letter_of_bytes(letter *made, PyObject *bytes)
 {
     letter_init(made);

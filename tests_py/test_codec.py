@@ -68,8 +68,8 @@ def parse(message: bytes) -> tuple[bytes, list[bytes]]:
     return pickled, buffers
 
 
-def test_an_object_without_large_buffers_is_a_bare_pickle(q: SageQueue[Any]) -> None:
-    for item in ({"data": [1, 2, 3], "meta": "SAGE"}, None, "x" * 100_000, [b"x" * 100_000], numpy.zeros(SMALL, "u1")):
+def test_an_object_that_is_not_plain_and_without_large_buffers_is_a_bare_pickle(q: SageQueue[Any]) -> None:
+    for item in ({1, 2}, 1j, 1 << 64, [b"x" * 100_000, {3}], numpy.zeros(SMALL, "u1")):
         q.put(item)
         message = get_raw(q)
         assert message[:2] == b"\x80\x05"
@@ -105,7 +105,7 @@ def test_large_bytes_are_not_pickled(q: SageQueue[Any], kind: Any, first: int) -
     q.put(content)
     assert get_raw(q) == bytes([first]) + bytes(63) + content
     q.put(content[1:])
-    assert get_raw(q)[:1] == b"\x80"
+    assert get_raw(q)[:1] == b"\4"
 
 
 def test_pickle_writes_what_every_python_reads() -> None:

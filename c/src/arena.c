@@ -355,12 +355,24 @@ void rbi_arena_mark(struct rbi_arena *arena, const struct rbi_run *run, uint64_t
     rbi_store_relaxed64(&arena->entries[run->first].record, ticket); /* relaxed: the run is ours */
 }
 
+static void write_attempts(struct rbi_arena *arena, const struct rbi_run *run)
+{
+    /* relaxed: the run is ours; the word hands it on */
+    rbi_store_relaxed64(&arena->entries[run->first].size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+}
+
 static void count_attempt(struct rbi_arena *arena, struct rbi_run *run)
 {
     if (run->attempts < RBI_ATTEMPTS_MAX) run->attempts++;
-    /* relaxed: the run is ours; the word hands it on */
-    rbi_store_relaxed64(&arena->entries[run->first].size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+    write_attempts(arena, run);
     RBI_POINT(attempt_counted);
+}
+
+void rbi_arena_uncount_attempt(struct rbi_arena *arena, struct rbi_run *run)
+{
+    if (run->attempts == 0 || run->attempts == RBI_ATTEMPTS_MAX) return; /* the latter: which may be many more */
+    run->attempts--;
+    write_attempts(arena, run);
 }
 
 enum rbi_arena_outcome rbi_arena_queue(struct rbi_arena *arena, const struct rbi_run *run, uint32_t owner)

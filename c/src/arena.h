@@ -87,6 +87,9 @@ enum rbi_arena_outcome rbi_arena_take_returned(struct rbi_arena *arena, struct r
 enum rbi_arena_outcome rbi_arena_find(struct rbi_arena *arena, struct rbi_run *run, enum rbi_block_kind kind, uint32_t owner,
                                       uint64_t first, uint64_t record);
 
+/** That the LEASED run was taken does not count as an attempt: it is about to go back untouched. */
+void rbi_arena_uncount_attempt(struct rbi_arena *arena, struct rbi_run *run);
+
 /** LEASED -> RETURNED, HELD, or RESERVED (to be freed).  OK, or CORRUPT: it was not LEASED by owner. */
 enum rbi_arena_outcome rbi_arena_give_back(struct rbi_arena *arena, const struct rbi_run *run, uint32_t owner);
 enum rbi_arena_outcome rbi_arena_keep(struct rbi_arena *arena, const struct rbi_run *run, uint32_t owner);

@@ -1,27 +1,46 @@
-/* batch.c — floor 4: putting several messages, all or none.
+/* batch.c — floor 4: putting several messages, all or none; taking several, and ending them.
  *
- * Claim a record for every message, then fill all, then publish all; if there is no room for one, void those that were claimed.  So as
- * not to claim and void in vain, it first looks whether there is room for all.  A death before the first publication leaves claims,
- * which are voided; after it, some of the messages have been put, as if by so many puts, and the others have not. */
+ * Put.  Claim a record for every message, then fill all, then publish all; if there is no room for one, void those that were claimed.
+ * So as not to claim and void in vain, it first looks whether there is room for all.  A death before the first publication leaves
+ * claims, which are voided; after it, some of the messages have been put, as if by so many puts, and the others have not.
+ *
+ * Take, end and return: as so many calls for one message, but with one entering of the handle and one wake at the end.  A death in
+ * between leaves some messages taken, ended or returned and the others not, as between two such calls; and if it comes before the
+ * wake, whoever sleeps looks by himself at his next liveness check, as after a death between a release and its wake. */
 #include "calls.h"
 #include "copy.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct put_all_call {
-    const ringbuf_part *messages;
+enum { FEW = 32 /* messages for which there is room on the stack */ };
+
+/** A message on its way in. */
+struct outgoing {
+    const ringbuf_part *parts;
     size_t count;
-    uint64_t cells;             /* of the ring, for all of them */
-    struct rbi_record *records;
-    struct rbi_run *runs;       /* of the messages that are too large for the ring; NULL if none is */
+    size_t size;
+    struct rbi_record record;
 };
 
-static inline bool is_large(const ringbuf *rb, const ringbuf_part *message) { return message->size > rb->ring_limit; }
+struct put_all_call {
+    struct outgoing *messages;
+    size_t count;
+    uint64_t cells;       /* of the ring, for all of them */
+    struct rbi_run *runs; /* of the messages that are too large for the ring; NULL if none is */
+};
 
-static inline size_t bytes_in_ring(const ringbuf *rb, const ringbuf_part *message)
+static inline bool is_large(const ringbuf *rb, const struct outgoing *message) { return message->size > rb->ring_limit; }
+
+static inline size_t bytes_in_ring(const ringbuf *rb, const struct outgoing *message)
 {
     return is_large(rb, message) ? RBI_REFERENCE_BYTES : message->size;
+}
+
+static void fill(uint8_t *to, const struct outgoing *message)
+{
+    for (const ringbuf_part *part = message->parts; part < message->parts + message->count; to += part++->size)
+        if (part->size) rbi_copy(to, part->data, part->size);
 }
 
 static void free_runs(ringbuf *rb, const struct put_all_call *call, size_t upto)
@@ -59,7 +78,7 @@ static bool room_for_runs(ringbuf *rb, void *context)
 
 static void void_claims(ringbuf *rb, const struct put_all_call *call, size_t claimed)
 {
-    while (claimed) rbi_ring_void(&rb->ring, &call->records[--claimed], rb->registry.self);
+    while (claimed) rbi_ring_void(&rb->ring, &call->messages[--claimed].record, rb->registry.self);
     rbi_event_wake_all(&rb->header->items); /* a drainer may wait for our claims */
     if (rbi_event_wake_all(&rb->header->space)) rbi_ready_tell(rb, &rb->header->space);
 }
@@ -72,7 +91,7 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
     RBI_POINT(put_began);
     if (rbi_ring_has_room_for(&rb->ring, call->cells, call->count)) {
         while (claimed < call->count && status == RINGBUF_OK) {
-            status = rbi_claim(rb, &call->records[claimed], bytes_in_ring(rb, &call->messages[claimed]));
+            status = rbi_claim(rb, &call->messages[claimed].record, bytes_in_ring(rb, &call->messages[claimed]));
             if (status == RINGBUF_OK) claimed++;
         }
     } else {
@@ -81,9 +100,10 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
     uint32_t shutdown = rbi_shutdown_of(rb); /* [T3] as in attempt_put() */
     if (shutdown) status = rbi_refusal(shutdown);
     for (size_t i = 0; status == RINGBUF_OK && i < call->count; i++) {
-        const ringbuf_part *message = &call->messages[i];
-        if (is_large(rb, message)) status = rbi_refer(rb, &call->records[i], &call->runs[i], message->size);
-        else if (message->size) memcpy(call->records[i].payload, message->data, message->size);
+        struct outgoing *message = &call->messages[i];
+        if (is_large(rb, message)) status = rbi_refer(rb, &message->record, &call->runs[i], message->size);
+        else if (message->count == 1 && message->size) memcpy(message->record.payload, message->parts->data, message->size);
+        else fill(message->record.payload, message);
     }
     RBI_POINT(payload_written);
     if (status != RINGBUF_OK) {
@@ -92,7 +112,7 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
         return status;
     }
     for (size_t i = 0; i < call->count; i++) {
-        if (rbi_ring_publish(&rb->ring, &call->records[i], rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
+        if (rbi_ring_publish(&rb->ring, &call->messages[i].record, rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
         rbi_count_put(rb, call->messages[i].size);
     }
     rbi_wake_items(rb); /* and he the next one: rbi_event_pass_on() */
@@ -106,22 +126,30 @@ static bool room_for_all(ringbuf *rb, void *context)
     return rbi_ring_has_room_for(&rb->ring, call->cells, call->count) || rbi_shutdown_of(rb) || rbi_handle_is_closed(rb);
 }
 
-/** Add up what the messages need.  RINGBUF_E_TOO_LARGE if they can never be in the queue together. */
-static ringbuf_status measure(ringbuf *rb, struct put_all_call *call, size_t *large)
+/** Note where each message lies and add up what they need.  RINGBUF_E_TOO_LARGE if they can never be in the queue together.
+ *  `part_counts` NULL: each is one part. */
+static ringbuf_status measure(ringbuf *rb, struct put_all_call *call, const ringbuf_part *part, const size_t *part_counts, size_t *large)
 {
     uint64_t blocks = 0;
+    bool too_large = false;
     *large = 0;
     for (size_t i = 0; i < call->count; i++) {
-        const ringbuf_part *message = &call->messages[i];
-        if (!message->data && message->size) return RINGBUF_E_INVALID;
+        struct outgoing *message = &call->messages[i];
+        message->parts = part;
+        message->count = part_counts ? part_counts[i] : 1;
+        message->size = 0;
+        for (const ringbuf_part *end = part + message->count; part < end; part++) {
+            if (!part->data && part->size) return RINGBUF_E_INVALID;
+            if (__builtin_add_overflow(message->size, part->size, &message->size)) return RINGBUF_E_TOO_LARGE;
+        }
         call->cells += rbi_ring_cells_for(&rb->ring, bytes_in_ring(rb, message));
         if (!is_large(rb, message)) continue;
         ++*large;
-        if (message->size > rbi_arena_bytes(&rb->arena)) return RINGBUF_E_TOO_LARGE;
+        too_large |= message->size > rbi_arena_bytes(&rb->arena);
         blocks += rbi_arena_blocks_for(&rb->arena, message->size);
     }
-    if (call->cells > rbi_ring_cells(&rb->ring) / 2 || blocks > rb->arena.blocks) return RINGBUF_E_TOO_LARGE;
-    return rb->stamp.max_items && call->count > rb->stamp.max_items ? RINGBUF_E_TOO_LARGE : RINGBUF_OK;
+    too_large |= call->cells > rbi_ring_cells(&rb->ring) / 2 || blocks > rb->arena.blocks;
+    return too_large || (rb->stamp.max_items && call->count > rb->stamp.max_items) ? RINGBUF_E_TOO_LARGE : RINGBUF_OK;
 }
 
 static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t large, int64_t deadline_ns)
@@ -135,7 +163,7 @@ static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t lar
         if (status == RINGBUF_E_TIMEOUT) return RINGBUF_E_ARENA_FULL;
         if (status != RINGBUF_OK) return status;
         for (size_t i = 0; i < call->count; i++)
-            if (is_large(rb, &call->messages[i])) rbi_copy(call->runs[i].payload, call->messages[i].data, call->messages[i].size);
+            if (is_large(rb, &call->messages[i])) fill(call->runs[i].payload, &call->messages[i]);
     }
     struct rbi_waiting space = {&rb->header->space, &rb->space_patience, puts, attempt_put_all, room_for_all, rbi_some_room};
     status = attempt_put_all(rb, call);
@@ -144,22 +172,88 @@ static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t lar
     return status;
 }
 
+ringbuf_status ringbuf_put_all_parts(ringbuf *rb, const ringbuf_part *parts, const size_t *part_counts, size_t count, int64_t deadline_ns)
+{
+    if (!rb || (!parts && !part_counts && count)) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    struct outgoing few[FEW]; /* not initialised: measure() fills what is used */
+    struct put_all_call call = {.messages = few, .count = count};
+    if (count > FEW) call.messages = count <= SIZE_MAX / sizeof *few ? malloc(count * sizeof *few) : NULL;
+    size_t large = 0;
+    status = call.messages ? measure(rb, &call, parts, part_counts, &large) : RINGBUF_E_NO_MEMORY;
+    if (status == RINGBUF_OK && large && !(call.runs = calloc(count, sizeof *call.runs))) status = RINGBUF_E_NO_MEMORY;
+    if (status == RINGBUF_OK && count) status = put_all(rb, &call, large, deadline_ns);
+    free(call.runs);
+    if (call.messages != few) free(call.messages);
+    rbi_handle_leave(rb);
+    return status;
+}
+
 ringbuf_status ringbuf_put_all(ringbuf *rb, const ringbuf_part *messages, size_t count, int64_t deadline_ns)
+{
+    return ringbuf_put_all_parts(rb, messages, NULL, count, deadline_ns);
+}
+
+/* ---- take, end, return ---- */
+
+ringbuf_status ringbuf_take_many(ringbuf *rb, ringbuf_message *messages, size_t *count, size_t most, size_t most_bytes, void *buffer,
+                                 size_t capacity, int64_t deadline_ns)
+{
+    if (!rb || !messages || !count || !most || (!buffer && capacity)) return RINGBUF_E_INVALID;
+    *count = 0;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    uint8_t *to = buffer;
+    size_t taken = 0;
+    while (taken < most && (taken == 0 || most_bytes)) {
+        ringbuf_message *message = &messages[taken];
+        message->buffer = to;
+        message->capacity = capacity;
+        status = taken ? rbi_take_another(rb, message, most_bytes) : rbi_take_first(rb, message, deadline_ns);
+        if (status != RINGBUF_OK) break;
+        taken++;
+        most_bytes -= message->size < most_bytes ? message->size : most_bytes;
+        if (!to || message->data != to) { /* too large for what is left of the buffer */
+            message->buffer = NULL;
+            continue;
+        }
+        to += message->size;
+        capacity -= message->size;
+    }
+    if (taken > 1) rbi_ready_after_take(rb, true); /* the first has looked by itself */
+    rbi_handle_leave(rb);
+    *count = taken;
+    return taken ? RINGBUF_OK : status;
+}
+
+ringbuf_status ringbuf_ack_all(ringbuf *rb, const ringbuf_message *messages, size_t count)
 {
     if (!rb || (!messages && count)) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
-    struct put_all_call call = {.messages = messages, .count = count};
-    size_t large;
-    status = measure(rb, &call, &large);
-    if (status == RINGBUF_OK && count) {
-        call.records = calloc(count, sizeof *call.records);
-        if (large) call.runs = calloc(count, sizeof *call.runs);
-        if (!call.records || (large && !call.runs)) status = RINGBUF_E_NO_MEMORY;
-        else status = put_all(rb, &call, large, deadline_ns);
-        free(call.records);
-        free(call.runs);
+    for (size_t i = 0; i < count; i++) {
+        ringbuf_status ended = rbi_end_taken(rb, &messages[i]);
+        if (ended != RINGBUF_OK) status = ended;
     }
+    if (count) rbi_wake_space(rb); /* and he the next one, if there is room for both */
+    RBI_POINT(release_woke);
+    rbi_handle_leave(rb);
+    return status;
+}
+
+ringbuf_status ringbuf_return_all(ringbuf *rb, const ringbuf_message *messages, size_t count)
+{
+    if (!rb || (!messages && count)) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    for (size_t i = 0; i < count; i++) {
+        ringbuf_status returned = rbi_return_untouched(rb, &messages[i]);
+        if (returned != RINGBUF_OK) status = returned;
+    }
+    if (count) rbi_wake_items(rb);
+    rbi_discard_if_shut_down(rb);
+    if (rbi_shutdown_of(rb) == 2) rbi_wake_joiners(rb); /* as in ringbuf_nack() */
     rbi_handle_leave(rb);
     return status;
 }

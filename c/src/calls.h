@@ -1,7 +1,7 @@
 /* calls.h — floor 4: what the files of public calls share: how they wait, what statuses mean, and the steps that several of them take.
  *
  *   put.c      putting one message; reserving room and filling it in place
- *   batch.c    putting several at once
+ *   batch.c    putting and taking several at once
  *   take.c     taking messages, and ending what was taken
  *   waiting.c  waiting until an attempt succeeds
  *   queue.c    shutdown and tasks, looking in, making and leaving queues
@@ -111,5 +111,15 @@ static inline bool rbi_some_room(ringbuf *rb) { return rbi_ring_has_room(&rb->ri
 
 /** Throw away what nobody can get any more, if a shutdown at once has come. */
 void rbi_discard_if_shut_down(ringbuf *rb);
+
+/** The steps of ringbuf_take, _ack and _nack for whoever does several in one call: in a call that has begun, without waking. */
+ringbuf_status rbi_take_first(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+
+/** One attempt.  E_SMALL: the next message is of more than `limit` bytes. */
+ringbuf_status rbi_take_another(ringbuf *rb, ringbuf_message *message, uint64_t limit);
+ringbuf_status rbi_end_taken(ringbuf *rb, const ringbuf_message *message);
+
+/** Give back a message that nobody has looked at: the attempt does not count. */
+ringbuf_status rbi_return_untouched(ringbuf *rb, const ringbuf_message *message);
 
 #endif

@@ -695,14 +695,19 @@ static bool describe(struct rbi_ring *ring, struct rbi_record *record, struct rb
     return record->size <= RBI_INLINE_BYTES || record->size <= record->cells << ring->cell_log2;
 }
 
+static void write_attempts(struct rbi_ring *ring, const struct rbi_record *record, struct rbi_lane *lane)
+{
+    /* relaxed: the record is ours; who takes it next has [E1] through the word */
+    rbi_store_relaxed64(&slot_at(ring, lane, record->position)->size,
+                        record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (record->reference ? RBI_REFERENCE : 0));
+}
+
 /** Count an attempt on a record that we have taken.  Also attempts of those who died in the next instruction are counted. */
 static void count_attempt(struct rbi_ring *ring, struct rbi_record *record, struct rbi_lane *lane)
 {
     if (record->attempts == RBI_ATTEMPTS_MAX) return;
     record->attempts++;
-    /* relaxed: the record is ours; who takes it next has [E1] through the word */
-    rbi_store_relaxed64(&slot_at(ring, lane, record->position)->size,
-                        record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (record->reference ? RBI_REFERENCE : 0));
+    write_attempts(ring, record, lane);
 }
 
 /** Take a READY or RETURNED record whose word was read as `word`.  EMPTY: it changed, look again. */
@@ -914,6 +919,13 @@ void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record)
     rbi_store_total64(&slot_at(ring, &ring->lanes[record->lane], record->position)->word,
                       word_of(ring, record->position, record->cells, 0, RBI_KIND_RELEASED));
     RBI_POINT(released);
+}
+
+void rbi_ring_uncount_attempt(struct rbi_ring *ring, struct rbi_record *record)
+{
+    if (record->attempts == 0 || record->attempts == RBI_ATTEMPTS_MAX) return; /* the latter: which may be many more */
+    record->attempts--;
+    write_attempts(ring, record, &ring->lanes[record->lane]);
 }
 
 void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record)

@@ -108,6 +108,9 @@ void rbi_ring_clear_returned(struct rbi_ring *ring, uint64_t seen);
 /** The taken record is done.  Wait-free. */
 void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record);
 
+/** That the taken record was taken does not count as an attempt: it is about to go back untouched.  Wait-free. */
+void rbi_ring_uncount_attempt(struct rbi_ring *ring, struct rbi_record *record);
+
 /** The taken record goes back.  Lock-free. */
 void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record);
 

@@ -105,8 +105,8 @@ static inline void count_get(ringbuf *rb, uint64_t size)
     RBI_POINT(get_counted);
 }
 
-/** The message has been used: count it, then release it, then wake a producer. */
-static inline ringbuf_status finish(ringbuf *rb, const struct taken *taken)
+/** The message has been used: count it, then release it.  Its room in the ring is there for a producer, who is yet to be woken. */
+static inline ringbuf_status end_of(ringbuf *rb, const struct taken *taken)
 {
     count_get(rb, size_of(taken));
     if (taken->in_arena) {
@@ -115,9 +115,17 @@ static inline ringbuf_status finish(ringbuf *rb, const struct taken *taken)
         return RINGBUF_OK;
     }
     rbi_ring_release(&rb->ring, &taken->record);
+    return RINGBUF_OK;
+}
+
+/** The same, and wake a producer. */
+static inline ringbuf_status finish(ringbuf *rb, const struct taken *taken)
+{
+    ringbuf_status status = end_of(rb, taken);
+    if (taken->in_arena) return status;
     rbi_wake_space(rb);
     RBI_POINT(release_woke);
-    return RINGBUF_OK;
+    return status;
 }
 
 ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, size_t capacity, int64_t deadline_ns)
@@ -327,4 +335,43 @@ ringbuf_status ringbuf_pin(ringbuf *rb)
 void ringbuf_unpin(ringbuf *rb)
 {
     if (rb) rbi_handle_unpin(rb);
+}
+
+/* ---- the same for several, without entering and waking ---- */
+
+ringbuf_status rbi_take_first(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
+{
+    struct taken taken = {.limit = UINT64_MAX};
+    ringbuf_status status = take(rb, &taken, deadline_ns);
+    if (status == RINGBUF_OK) describe(rb, message, &taken);
+    return status;
+}
+
+ringbuf_status rbi_take_another(ringbuf *rb, ringbuf_message *message, uint64_t limit)
+{
+    struct taken taken = {.limit = limit};
+    ringbuf_status status = look_for_message(rb, &taken);
+    if (status == RINGBUF_OK) describe(rb, message, &taken);
+    return status;
+}
+
+ringbuf_status rbi_end_taken(ringbuf *rb, const ringbuf_message *message)
+{
+    struct taken taken;
+    return find_taken(rb, &taken, message, RBI_BLOCK_LEASED) ? end_of(rb, &taken) : RINGBUF_E_INVALID;
+}
+
+ringbuf_status rbi_return_untouched(ringbuf *rb, const ringbuf_message *message)
+{
+    struct taken taken;
+    if (!find_taken(rb, &taken, message, RBI_BLOCK_LEASED)) return RINGBUF_E_INVALID;
+    if (taken.in_arena) {
+        rbi_arena_uncount_attempt(&rb->arena, &taken.run);
+        if (rbi_arena_give_back(&rb->arena, &taken.run, rb->registry.self) != RBI_ARENA_OK) return RINGBUF_E_INVALID;
+        rbi_ring_set_returned(&rb->ring);
+    } else {
+        rbi_ring_uncount_attempt(&rb->ring, &taken.record);
+        rbi_ring_give_back(&rb->ring, &taken.record);
+    }
+    return RINGBUF_OK;
 }

@@ -12,9 +12,12 @@ the message's beginning, and `| 64` means zeros up to the next multiple of 64: t
        pickle  | 64 buffer  | 64 buffer  ...                   and read where they are; the message ends with the last one
     02 00 * 63  content                                        a bytes object, from offset 64 to the message's end
     03 00 * 63  content                                        a bytearray, likewise
+    04  value                                                  plain data: nothing but dict, list, tuple, str, bytes, bytearray,
+                                                               int, float, bool, None; plain.c says how it is written
 
 The pickles are of protocol 5.  Which buffers were read-only is said in the pickle (READONLY_BUFFER).  Buffers up to 1 KiB, and bytes
-inside of other objects, stay in the pickle; bytes and bytearrays from 256 bytes on travel as 02 and 03.  frame.c writes and reads this.
+inside of other objects, stay in the pickle; bytes and bytearrays from 256 bytes on travel as 02 and 03.  What is plain data is decided
+by plain.c: what comes out is what pickle would have given.  frame.c and plain.c write and read all this, and nothing in Python does.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, overload
 
 ffi: Any
 lib: Any
@@ -29,8 +29,18 @@ class Port:
         writable: bool,
         /,
     ) -> None: ...
+    @overload
     def __getitem__(self, deadline_ns: int | None, /) -> Any: ...
+    @overload
+    def __getitem__(self, how: tuple[int | None, int | None, int | None, bool], /) -> list[Any]:
+        """The deadline, the most items, the most bytes, and whether exactly so many."""
+
+    @overload
     def __setitem__(self, deadline_ns: int | None, item: Any, /) -> None: ...
+    @overload
+    def __setitem__(self, how: tuple[int | None, Callable[[int, int], None]], items: Iterable[Any], /) -> None:
+        """The deadline, and what raises for a batch of so many items and bytes that can never be in the queue at once."""
+
     def lease(self, deadline_ns: int | None, /) -> tuple[Taken, Any]: ...
     def reserve(self, size: int, deadline_ns: int | None, /) -> Block: ...
     def commit(self, block: Block, deadline_ns: int | None, /) -> None: ...

@@ -285,6 +285,10 @@ RINGBUF_API ringbuf_status ringbuf_put_parts(ringbuf *rb, const ringbuf_part *pa
  *  together (in the ring's share, half of the capacity), and RINGBUF_E_NO_MEMORY.  On any error nothing was put. */
 RINGBUF_API ringbuf_status ringbuf_put_all(ringbuf *rb, const ringbuf_part *messages, size_t count, int64_t deadline_ns);
 
+/** As ringbuf_put_all, for `count` messages that consist of several parts each: the first of the first part_counts[0] parts, and so on. */
+RINGBUF_API ringbuf_status ringbuf_put_all_parts(ringbuf *rb, const ringbuf_part *parts, const size_t *part_counts, size_t count,
+                                                 int64_t deadline_ns);
+
 /** Reserve `size` bytes (0 is allowed) of the arena, waiting until `deadline_ns` for them, to be filled in place.
  *
  *  The caller may take as long as it likes: a reservation costs the others nothing but its room in the arena.  End it with
@@ -322,6 +326,23 @@ RINGBUF_API ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, 
  *  is ringbuf_lease.
  *  Blocks and returns as ringbuf_get, except that RINGBUF_E_SMALL does not occur. */
 RINGBUF_API ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+
+/** Take up to `most` of the oldest messages, in order: wait until `deadline_ns` for the first, then take what is there.  Of more than
+ *  one message no more than `most_bytes` in all (SIZE_MAX: any number).
+ *
+ *  As many as fit are copied into `buffer`, one behind another; they have their `buffer` there, and the others NULL.  What the caller
+ *  has put into `messages` does not count.  End them with ringbuf_ack_all or ringbuf_return_all, or one by one, as after ringbuf_take.
+ *  Blocks and returns as ringbuf_take; with RINGBUF_OK, *count is at least 1. */
+RINGBUF_API ringbuf_status ringbuf_take_many(ringbuf *rb, ringbuf_message *messages, size_t *count, size_t most, size_t most_bytes,
+                                             void *buffer, size_t capacity, int64_t deadline_ns);
+
+/** As ringbuf_ack for each of these taken messages, with one wake.  Never blocks.  Returns as ringbuf_ack; those that can be are ended
+ *  also if others cannot. */
+RINGBUF_API ringbuf_status ringbuf_ack_all(ringbuf *rb, const ringbuf_message *messages, size_t count);
+
+/** Give these taken messages back as if they had not been taken: the attempts do not count.  Otherwise as ringbuf_nack for each, and as
+ *  ringbuf_ack_all. */
+RINGBUF_API ringbuf_status ringbuf_return_all(ringbuf *rb, const ringbuf_message *messages, size_t count);
 
 /** As ringbuf_take, for as long as the caller likes: a small message moves from the ring into the arena, so that the lease costs the
  *  others nothing but its room there.  Only if the arena is full, or there is none, it stays in the ring (message->in_arena is 0). */
