@@ -1,4 +1,4 @@
-"""Benchmarks: sage_queue beside multiprocessing.Queue, multiprocessing.SimpleQueue and faster-fifo, and the C core alone.
+"""Benchmarks: sage_queue beside multiprocessing.Queue, SimpleQueue, faster-fifo and others, and the C core alone.
 
     pip install '.[bench]'
     python -m benchmarks                 # everything, some minutes
@@ -11,6 +11,13 @@ for as many *rounds* as asked; so a disturbance of the machine meets all of them
 smallest and the largest.  Ratios are taken within each round, and then their median.
 
 From the bottom up: `peers` (one adapter a queue), `watchdog` (a hang ends a measurement, not the benchmark), one module a kind of
-measurement (`throughput`, `pingpong`, `calls`, `idle`, `core`), `cells` (what is measured), `results` and `targets`, `report` and
-`plot`, and the command line.
+measurement (`throughput`, `pingpong`, `event_loop`, `calls`, `arrays`, `idle`, `core`, and Ray's `ray_channel` and `ray_queue`),
+`cells` (what is measured), `results` and `targets`, `report` and `plot`, and the command line.
+
+Some families answer a question of their own, beside those who are said to be best at it:
+
+    singles  one message a call: pyzmq (ipc, pickle), HyperQ; bytes as they are: BytesHyperQ
+    batches  100 messages a call: quick-queue, faster-fifo; bytes as they are: BytesHyperQ, which has no batches
+    asyncio  coroutines beside plain calls, and pyzmq's coroutines
+    calls    what a message costs in one process, singly and in batches
 """

@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
+from rich.console import Console
+
 import sage_queue
 
-from . import arrays, machine, ray_channel, report, results
+from . import arrays, machine, ray_channel, ray_queue, report, results
 from .cells import BASELINE, NORMAL, QUICK, Cell, catalogue, needs_program
 from .core import Program
-from .peers import PEERS
+from .peers import PEERS, SPECIALISTS
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -27,11 +29,13 @@ def main(words: Sequence[str] | None = None) -> int:
         settings = dataclasses.replace(settings, rounds=options.rounds)
 
     program = Program()
-    others = [("the C programs", program.missing()), ("large arrays", arrays.missing()), (ray_channel.NAME, ray_channel.missing())]
-    for missing_name, why in [(peer.name, peer.missing()) for peer in PEERS] + others:
+    everybody = (*PEERS, *SPECIALISTS)
+    others = [("the C programs", program.missing()), ("large arrays", arrays.missing())]
+    others += [(module.NAME, module.missing()) for module in (ray_channel, ray_queue)]
+    for missing_name, why in [(peer.name, peer.missing()) for peer in everybody] + others:
         if why:
             out.print(f"skipped: {missing_name} ({why})", style="yellow")
-    peers = [peer for peer in PEERS if not peer.missing()]
+    peers = [peer for peer in everybody if not peer.missing()]
     cells = [cell for cell in catalogue(settings, peers, program) if _chosen(cell, options.only)]
     if not cells:
         raise SystemExit("no cell is called that; --list shows them")
@@ -61,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if any(BASELINE in result.trouble for result in found) else 0
 
 
-def _measure_all(out: report.Console, cells: list[Cell]) -> list[results.Result]:
+def _measure_all(out: Console, cells: list[Cell]) -> list[results.Result]:
     found = []
     for number, cell in enumerate(cells, start=1):
         start_s = time.monotonic()

@@ -18,7 +18,7 @@ from typing import Any
 try:
     import numpy
 except ImportError:
-    numpy = None
+    numpy = None  # type: ignore[assignment]
 
 from .peers import CONTEXT, PENDING, Peer
 from .watchdog import Figures

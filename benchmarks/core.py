@@ -54,7 +54,8 @@ class Program:
     def _run(self, *words: object) -> dict[str, float]:
         """The program's one line of JSON.  It ends with an error if anything was lost or out of order."""
         command = [self._path, *map(str, words)]
-        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        answer: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        return answer
 
 
 def _compiler() -> str | None:

@@ -31,7 +31,7 @@ def measure(new_peer: Callable[[], Peer], seconds: float) -> dict[str, float]:
     blocked.start()
     time.sleep(seconds)
     peer.put("enough")
-    figures = receiver.recv()
+    figures: dict[str, float] = receiver.recv()
     blocked.join()
     peer.close()
     return figures

@@ -17,7 +17,7 @@ WARM_UP_ROUNDS = 100
 END = None
 
 
-def _bind_to_core(number: int) -> None:
+def bind_to_core(number: int) -> None:
     """Let all threads of this process run on the `number`th usable core only.  core.c does the same."""
     usable = sorted(os.sched_getaffinity(0))
     if number < len(usable):
@@ -28,7 +28,7 @@ def _bind_to_core(number: int) -> None:
 def _echo(there: Peer, back: Peer) -> None:
     for _ in range(WARM_UP_ROUNDS):
         back.put(there.get())
-    _bind_to_core(1)
+    bind_to_core(1)
     while (item := there.get()) is not END:
         back.put(item)
     there.close()
@@ -52,7 +52,7 @@ def measure(new_peer: Callable[[], Peer], rounds: int) -> dict[str, float]:
     echo = CONTEXT.Process(target=_echo, args=(there, back))
     echo.start()
     _round_trips_ns(there, back, WARM_UP_ROUNDS)
-    _bind_to_core(0)
+    bind_to_core(0)
     durations_ns = sorted(_round_trips_ns(there, back, rounds))
     there.put(END)
     echo.join()

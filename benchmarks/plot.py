@@ -1,4 +1,4 @@
-"""The figures as a picture: throughput by message and topology, and round trips."""
+"""The figures as a picture: messages a second by message and topology, and round trips."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ def draw(path: str, machine: dict[str, str], results: list[Result]) -> None:
     panels: list[tuple[str, str, dict[str, Result]]] = []
     for result in results:
         family, _, rest = result.cell.name.partition("/")
-        if family == "throughput":
+        if family in ("throughput", "singles", "batches"):
             message, topology = rest.split("/")
-            title = f"{message}: messages a second"
-            if not panels or panels[-1][0] != title:
+            kind = "" if family == "throughput" else f", {family}"
+            title = f"{message}{kind}: messages a second"
+            if title not in (panel[0] for panel in panels):
                 panels.append((title, "messages_per_s", {}))
-            panels[-1][2][topology] = result
+            next(groups for panel, _, groups in panels if panel == title)[topology] = result
         elif family == "pingpong":
             panels.append(("round trip, µs", "p50_us", {"median": result}))
     if not panels:
-        raise SystemExit("nothing to plot: only throughput and pingpong have a picture")
+        raise SystemExit("nothing to plot: only throughput, singles, batches and pingpong have a picture")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False, layout="constrained")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import itertools
+import logging
 import os
 import time
+from typing import Any
 
 from . import arrays
 from .peers import PENDING
@@ -31,6 +33,7 @@ def throughput(size_bytes: int, seconds: float) -> Figures:
     import ray
     from ray.experimental.channel.shared_memory_channel import Channel
 
+    @ray.remote(num_cpus=0)
     class Reader:
         def node(self) -> str:
             return str(ray.get_runtime_context().get_node_id())
@@ -47,9 +50,9 @@ def throughput(size_bytes: int, seconds: float) -> Figures:
                 if first != last or first != count % (1 << 24):
                     raise AssertionError(f"array {count} has {first}, {last} at its ends")
 
-    ray.init(num_cpus=2, object_store_memory=512 << 20, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, object_store_memory=512 << 20, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        reader = ray.remote(num_cpus=0)(Reader).remote()
+        reader: Any = Reader.remote()  # type: ignore[attr-defined]
         channel = Channel(None, [(reader, ray.get(reader.node.remote()))], size_bytes + (1 << 20))
         answer = reader.read.remote(channel)
         turns = itertools.cycle([arrays.new_array(size_bytes) for _ in range(PENDING + 4)])

@@ -19,8 +19,10 @@ METRICS = {
     "p50_us": ("round trip, median", " µs"),
     "p99_us": ("round trip, p99", " µs"),
     "p999_us": ("round trip, p99.9", " µs"),
-    "overhead_ns": ("put + get besides pickling", " ns"),
-    "pair_ns": ("put + get", " ns"),
+    "one_way_p50_us": ("one way, median", " µs"),
+    "one_way_p99_us": ("one way, p99", " µs"),
+    "overhead_ns": ("put + get of a message besides pickling", " ns"),
+    "pair_ns": ("put + get of a message", " ns"),
     "pickle_ns": ("pickling alone", " ns"),
     "arrays_per_s": ("arrays a second", ""),
     "gb_per_s": ("bytes a second", " GB"),
@@ -30,6 +32,7 @@ METRICS = {
     "first_put_copies": ("the first put, in copies", ""),
     "copy_us": ("one copy", " µs"),
     "idle_cpu_percent": ("CPU while blocked in get()", " %"),
+    "idle_tasks_cpu_percent": ("CPU while all tasks wait", " %"),
 }
 
 
@@ -38,8 +41,8 @@ def console() -> Console:
 
 
 def show(out: Console, machine: dict[str, str], results: list[Result]) -> None:
-    for key, value in machine.items():
-        out.print(f"{key:14} {value}", markup=False)
+    for key, fact in machine.items():
+        out.print(f"{key:14} {fact}", markup=False)
     for _, family in groupby(results, key=lambda result: result.cell.family):
         out.print(_table(list(family)))
     out.print(rf"Medians \[smallest – largest] over the rounds.  × is {BASELINE} divided by this one, the median of the rounds' ratios.")

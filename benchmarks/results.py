@@ -37,12 +37,12 @@ class Result:
         return next((list(figures) for rounds in self.rounds.values() for figures in rounds if figures), [])
 
     def spread(self, entrant: str, metric: str) -> Spread | None:
-        return Spread.of([figures[metric] for figures in self.rounds.get(entrant, []) if figures])
+        return Spread.of([figures[metric] for figures in self.rounds.get(entrant, []) if figures and metric in figures])
 
     def ratio(self, entrant: str, metric: str, ours: str = BASELINE) -> Spread | None:
         """Ours divided by this entrant's, round by round."""
         pairs = zip(self.rounds.get(ours, []), self.rounds.get(entrant, []))
-        return Spread.of([one[metric] / its[metric] for one, its in pairs if one and its and its[metric]])
+        return Spread.of([one[metric] / its[metric] for one, its in pairs if one and its and metric in one and its.get(metric)])
 
     def as_json(self) -> dict[str, Any]:
         entrants = {}

@@ -34,7 +34,7 @@ def run(measurement: Measurement, limit_s: float) -> Figures:
         if not receiver.poll(limit_s):
             raise Trouble("hung")
         try:
-            answer = receiver.recv()
+            answer: Figures | str = receiver.recv()
         except EOFError:
             process.join()
             raise Trouble(f"failed: the measuring process ended with {process.exitcode}") from None
@@ -43,7 +43,8 @@ def run(measurement: Measurement, limit_s: float) -> Figures:
         process.join(LEAVING_S)
         return answer
     finally:
-        _end_group(process.pid)
+        if process.pid is not None:
+            _end_group(process.pid)
         process.join()
         receiver.close()
 
