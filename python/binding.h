@@ -1,6 +1,7 @@
 /* binding.h — what the files of the Python module share.
  *
  *   port.c   the calls on one queue: put, get, lease, reserve
+ *   batches.c  the same for several items
  *   plain.c  plain data to bytes and back, without pickle
  *   frame.c  a message whose object's buffers lie beside its pickle
  *   block.c  memory that Python objects look at, and that lives as long as they do

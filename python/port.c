@@ -1,5 +1,5 @@
-/* port.c — the calls on one queue that do not go through cffi: `port[deadline] = item`, `port[deadline]`, several items at once in the
- * same ways, lease, reserve, commit.
+/* port.c — the calls on one queue that do not go through cffi: `port[deadline] = item`, `port[deadline]`, lease, reserve, commit; those
+ * for several items are in batches.c.
  *
  * Everything else goes through cffi.  Putting and getting do not, because cffi costs more than the queue itself: it releases the GIL
  * around every call (a dozen locked instructions), packs arguments into tuples, and a get would need three calls and a buffer to
@@ -11,43 +11,16 @@
  * nearly everywhere).  So a get that was interrupted has taken nothing, and a put that was interrupted has put nothing.
  *
  * The GIL is kept for the first attempt, which never waits, and released for waiting and for copying much.
- * A message is taken, decoded, and then acknowledged: what dies or fails in between gives it back.  Several are taken, decoded, and
- * then acknowledged together: a get of several that raises has taken none of them. */
-#include "binding.h"
+ * A message is taken, decoded, and then acknowledged: what dies or fails in between gives it back. */
+#include "port.h"
 
 int sage_install_port(void);
 
 enum {
-    SMALL_BYTES = 4096,      /* messages up to this size are copied out while they are taken */
     CONTENT_BYTES = 256,     /* from this size on, bytes and bytearrays are put as they are and not pickled: 0.5 us less */
-    DRAFTS_BYTES = 16384,    /* several messages, likewise; */
-    FEW = 64,                /* so many are taken together, into so much room */
-    MANY_ITEMS = 1024,       /* a get of several without a bound gives at most so many: they keep their room in the ring until all are
-                                decoded */
     LOOK_NS = 100000000,     /* a wait looks for signals at least this often */
     DRAFT_BYTES = 1024,      /* plain data up to this size is written down on the stack */
 };
-
-typedef struct port {
-    PyObject_HEAD
-    ringbuf *rb;
-    PyObject *handle;      /* what frees rb when it goes */
-    int framed;            /* messages are as frame.c has it */
-    PyObject *dumps;       /* framed: (item, protocol, buffer_callback=) -> bytes; else (item) -> bytes-like, or None: the item is it */
-    PyObject *with_torch;  /* framed: the same, for when torch is loaded */
-    PyObject *loads;       /* bytes-like -> item, framed also with buffers=; None: the message is the item */
-    PyObject *refuse;      /* (status, is_put, polling, size) -> raises what the status means */
-    PyObject *failed;      /* (error, is_put) -> the exception to raise for an item at fault, or None: it is not the item's fault */
-    PyObject *bury;        /* (bytes, attempts): moves a message away that was taken too often */
-    PyObject *buffers;     /* an empty list, and a callback that gathers in it, when no call is using them; or NULL */
-    PyObject *gather;
-    size_t ring_bytes;     /* larger messages go into the arena, */
-    size_t most_bytes;     /* and still larger ones nowhere */
-    uint32_t max_attempts; /* 0: any number */
-    plain_names *names;    /* NULL until plain data is read */
-    int views;             /* what is got looks at the queue's memory, where it can */
-    int readonly;
-} port;
 
 static PyObject *protocol, *callback_name, *torch_name; /* 5, ("buffer_callback",), "torch" */
 
@@ -122,8 +95,7 @@ static PyObject *call(PyObject *function, PyObject *argument)
     return PyObject_Vectorcall(function, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
 }
 
-/** None: for ever.  Else nanoseconds on CLOCK_MONOTONIC; 0 polls. */
-static int deadline_of(PyObject *key, int64_t *deadline_ns)
+int port_deadline_of(PyObject *key, int64_t *deadline_ns)
 {
     *deadline_ns = RINGBUF_FOREVER;
     if (key == Py_None) return 0;
@@ -131,8 +103,7 @@ static int deadline_of(PyObject *key, int64_t *deadline_ns)
     return *deadline_ns == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/** Have Python raise what the status means. */
-static void refuse(port *self, ringbuf_status status, int is_put, int64_t deadline_ns, size_t size)
+void port_refuse(port *self, ringbuf_status status, int is_put, int64_t deadline_ns, size_t size)
 {
     PyObject *answer = PyObject_CallFunction(self->refuse, "iOOn", (int)status, is_put ? Py_True : Py_False,
                                              deadline_ns == 0 ? Py_True : Py_False, (Py_ssize_t)size);
@@ -141,16 +112,13 @@ static void refuse(port *self, ringbuf_status status, int is_put, int64_t deadli
     PyErr_SetString(PyExc_SystemError, "a refusal raised nothing");
 }
 
-/** How long to wait before looking for signals again.  A signal that comes during a sleep ends it at once; but one that comes
- *  in the microseconds before it, when Python has just noted it and we do not know, would be noticed only after it. */
-static int64_t next_look(int64_t deadline_ns)
+int64_t port_next_look(int64_t deadline_ns)
 {
     int64_t look_ns = ringbuf_now_ns() + LOOK_NS;
     return look_ns < deadline_ns ? look_ns : deadline_ns;
 }
 
-/** Whether to go on waiting: a signal came, or it is only time to look for one.  *raised if a handler has raised. */
-static int goes_on(ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised)
+int port_goes_on(ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised)
 {
     int waited = status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_ARENA_FULL;
     if (status != RINGBUF_E_INTR && (!waited || until_ns == deadline_ns)) return 0;
@@ -158,8 +126,7 @@ static int goes_on(ringbuf_status status, int64_t until_ns, int64_t deadline_ns,
     return !*raised;
 }
 
-/** Encoding or decoding has raised.  Returns the exception that says that the item is at fault, or NULL: the error stays set. */
-static PyObject *verdict_on_error(port *self, int is_put)
+PyObject *port_verdict_on_error(port *self, int is_put)
 {
     PyObject *type, *error, *traceback, *verdict = NULL;
     PyErr_Fetch(&type, &error, &traceback);
@@ -178,7 +145,7 @@ static PyObject *verdict_on_error(port *self, int is_put)
     return verdict;
 }
 
-static void raise_verdict(PyObject *verdict)
+void port_raise_verdict(PyObject *verdict)
 {
     if (!verdict) return;
     PyErr_SetObject((PyObject *)Py_TYPE(verdict), verdict);
@@ -237,8 +204,7 @@ static int write_pickle(port *self, PyObject *item, letter *made)
     return result;
 }
 
-/** Make a message of an item, in `written` (behind what is there) if it is plain data.  0, or -1 with an exception. */
-static int write_letter(port *self, PyObject *item, letter *made, draft *written)
+int port_write_letter(port *self, PyObject *item, letter *made, draft *written)
 {
     if (self->framed) {
         PyTypeObject *type = Py_TYPE(item);
@@ -272,8 +238,8 @@ static ringbuf_status put_small(ringbuf *rb, const letter *message, int64_t dead
 {
     int64_t until_ns = 0;
     ringbuf_status status = put(rb, message, 0);
-    while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, raised)) {
-        until_ns = next_look(deadline_ns);
+    while (status != RINGBUF_OK && port_goes_on(status, until_ns, deadline_ns, raised)) {
+        until_ns = port_next_look(deadline_ns);
         PyThreadState *state = PyEval_SaveThread();
         status = put(rb, message, until_ns);
         PyEval_RestoreThread(state);
@@ -289,8 +255,8 @@ static ringbuf_status reserve(ringbuf *rb, ringbuf_reservation *reservation, siz
         PyThreadState *state = PyEval_SaveThread(); /* also for the first attempt: it may have pages to make */
         ringbuf_status status = ringbuf_reserve(rb, reservation, size, until_ns);
         PyEval_RestoreThread(state);
-        if (status == RINGBUF_OK || !goes_on(status, until_ns, deadline_ns, raised)) return status;
-        until_ns = next_look(deadline_ns);
+        if (status == RINGBUF_OK || !port_goes_on(status, until_ns, deadline_ns, raised)) return status;
+        until_ns = port_next_look(deadline_ns);
     }
 }
 
@@ -302,8 +268,8 @@ static ringbuf_status commit(ringbuf *rb, const ringbuf_reservation *reservation
         PyThreadState *state = PyEval_SaveThread();
         ringbuf_status status = ringbuf_commit(rb, reservation, reservation->size, until_ns);
         PyEval_RestoreThread(state);
-        if (status == RINGBUF_OK || !goes_on(status, until_ns, deadline_ns, raised)) return status;
-        until_ns = next_look(deadline_ns);
+        if (status == RINGBUF_OK || !port_goes_on(status, until_ns, deadline_ns, raised)) return status;
+        until_ns = port_next_look(deadline_ns);
     }
 }
 
@@ -318,7 +284,7 @@ static ringbuf_status put_large(ringbuf *rb, const letter *message, int64_t dead
     if (status == RINGBUF_OK && (room || deadline_ns == 0)) status = put(rb, message, 0);
     else if (status == RINGBUF_OK) status = RINGBUF_E_TIMEOUT;
     PyEval_RestoreThread(state);
-    if (status == RINGBUF_OK || !goes_on(status, 0, deadline_ns, raised)) return status;
+    if (status == RINGBUF_OK || !port_goes_on(status, 0, deadline_ns, raised)) return status;
     status = reserve(rb, &reservation, message->size, deadline_ns, raised);
     if (status != RINGBUF_OK) return status;
     state = PyEval_SaveThread();
@@ -333,202 +299,6 @@ static ringbuf_status put_large(ringbuf *rb, const letter *message, int64_t dead
     return status;
 }
 
-/* ---- put several ---- */
-
-/** Messages on their way into the queue.  Small ones are in `written`, one behind another; the others are letters. */
-typedef struct outbox {
-    draft written;
-    struct outgoing {
-        size_t start, size; /* in `written`, */
-        letter *letter;     /* unless there is one */
-    } *messages;
-    size_t count, room;
-    size_t parts;           /* of all messages */
-    size_t largest, bytes;  /* of the largest message, and of all */
-    int letters;            /* whether there are any */
-    char own[DRAFTS_BYTES];
-} outbox;
-
-static void outbox_clear(outbox *box)
-{
-    for (size_t number = 0; number < box->count; number++) {
-        if (!box->messages[number].letter) continue;
-        letter_clear(box->messages[number].letter);
-        PyMem_Free(box->messages[number].letter);
-    }
-    PyMem_Free(box->messages);
-    draft_clear(&box->written);
-}
-
-/** Add a message, which begins in `written` at `start` if it is there, and take it over.  0, or -1 without memory. */
-static int outbox_add(outbox *box, letter *message, size_t start)
-{
-    if (box->count == box->room) {
-        size_t room = box->room ? 2 * box->room : FEW;
-        void *messages = PyMem_Realloc(box->messages, room * sizeof *box->messages);
-        if (!messages) return -1;
-        box->messages = messages;
-        box->room = room;
-    }
-    struct outgoing *outgoing = &box->messages[box->count];
-    *outgoing = (struct outgoing){.start = start, .size = message->size};
-    draft *written = &box->written;
-    if (written->size == start && message->size <= SMALL_BYTES) { /* an object less to keep */
-        if (written->capacity - start < message->size && !draft_grow(written, message->size)) return -1;
-        for (size_t part = 0; part < message->count; part++) {
-            if (message->parts[part].size) memcpy(written->data + written->size, message->parts[part].data, message->parts[part].size);
-            written->size += message->parts[part].size;
-        }
-        letter_clear(message);
-        box->parts++;
-    } else if (written->size > start) {
-        box->parts++;
-    } else {
-        outgoing->letter = PyMem_Malloc(sizeof *message);
-        if (!outgoing->letter) return -1;
-        *outgoing->letter = *message;
-        if (message->parts == message->own) outgoing->letter->parts = outgoing->letter->own;
-        box->parts += message->count;
-        box->letters = 1;
-    }
-    box->count++;
-    box->bytes += outgoing->size;
-    if (outgoing->size > box->largest) box->largest = outgoing->size;
-    return 0;
-}
-
-/** Make messages of all items of a list or tuple.  0, or -1 with an exception. */
-static int outbox_fill(port *self, outbox *box, PyObject *items)
-{
-    int is_list = PyList_Check(items);
-    /* The size anew each time: pickling may run code that changes the list. */
-    for (Py_ssize_t number = 0; number < (is_list ? PyList_Size(items) : PyTuple_Size(items)); number++) {
-        PyObject *item = Py_NewRef(is_list ? PyList_GetItem(items, number) : PyTuple_GetItem(items, number));
-        letter message;
-        size_t start = box->written.size;
-        int result = write_letter(self, item, &message, &box->written);
-        Py_DECREF(item);
-        if (result < 0) {
-            raise_verdict(verdict_on_error(self, 1));
-            return -1;
-        }
-        if (outbox_add(box, &message, start) < 0) {
-            letter_clear(&message);
-            PyErr_NoMemory();
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/** The messages as the C library takes them.  part_counts stays NULL if each is one part.  0, or -1 with an exception. */
-static int outbox_list(const outbox *box, ringbuf_part **parts, size_t **part_counts)
-{
-    *part_counts = NULL;
-    *parts = PyMem_Malloc(box->parts * sizeof **parts + 1);
-    if (*parts && box->letters) *part_counts = PyMem_Malloc(box->count * sizeof **part_counts);
-    if (!*parts || (box->letters && !*part_counts)) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    ringbuf_part *next = *parts;
-    for (size_t number = 0; number < box->count; number++) {
-        const struct outgoing *outgoing = &box->messages[number];
-        size_t count = outgoing->letter ? outgoing->letter->count : 1;
-        if (*part_counts) (*part_counts)[number] = count;
-        if (outgoing->letter) memcpy(next, outgoing->letter->parts, count * sizeof *next);
-        else *next = (ringbuf_part){.data = box->written.data + outgoing->start, .size = outgoing->size};
-        next += count;
-    }
-    return 0;
-}
-
-/** Put all or none, waiting for room.  Of a wait that is interrupted to look for signals, large messages are copied again. */
-static ringbuf_status put_all(ringbuf *rb, const ringbuf_part *parts, const size_t *part_counts, size_t count, size_t bytes,
-                              int64_t deadline_ns, int *raised)
-{
-    int64_t until_ns = 0;
-    for (;;) {
-        PyThreadState *state = until_ns || bytes > MANY_BYTES ? PyEval_SaveThread() : NULL;
-        ringbuf_status status = ringbuf_put_all_parts(rb, parts, part_counts, count, until_ns);
-        if (state) PyEval_RestoreThread(state);
-        if (status == RINGBUF_OK || !goes_on(status, until_ns, deadline_ns, raised)) return status;
-        until_ns = next_look(deadline_ns);
-    }
-}
-
-/** Say in the exception that is set how many items were put nevertheless. */
-static void note_put_items(size_t put)
-{
-    PyObject *type, *error, *traceback;
-    PyErr_Fetch(&type, &error, &traceback);
-    PyErr_NormalizeException(&type, &error, &traceback);
-    PyObject *number = PyLong_FromSize_t(put);
-    if (!number || PyObject_SetAttrString(error, "put_items", number) < 0) PyErr_Clear();
-    Py_XDECREF(number);
-    PyErr_Restore(type, error, traceback);
-}
-
-/** Put all messages: together; or, if they could never be in the queue together and the wait has no bound, in parts.  `refuse_batch` as
- *  port[deadline, refuse_batch] has it.  0, or -1 with an exception. */
-static int put_outbox(port *self, const outbox *box, PyObject *refuse_batch, int64_t deadline_ns)
-{
-    ringbuf_part *parts;
-    size_t *part_counts, put = 0, part = 0, together = box->count;
-    ringbuf_status status = RINGBUF_OK;
-    int raised = outbox_list(box, &parts, &part_counts) < 0;
-    if (!raised && box->largest > self->most_bytes) status = RINGBUF_E_TOO_LARGE;
-    while (!raised && status == RINGBUF_OK) { /* once also for no messages: the queue may be closed */
-        if (together > box->count - put) together = box->count - put;
-        const size_t *counts = part_counts ? part_counts + put : NULL;
-        status = put_all(self->rb, parts + part, counts, together, box->bytes, deadline_ns, &raised);
-        if (status == RINGBUF_E_TOO_LARGE && together > 1) {
-            if (deadline_ns == RINGBUF_FOREVER) {
-                together = (together + 1) / 2;
-                status = RINGBUF_OK;
-                continue;
-            }
-            PyObject *answer = PyObject_CallFunction(refuse_batch, "nn", (Py_ssize_t)box->count, (Py_ssize_t)box->bytes);
-            if (answer) PyErr_SetString(PyExc_SystemError, "a refusal raised nothing");
-            Py_XDECREF(answer);
-            raised = 1;
-        }
-        if (status != RINGBUF_OK) break;
-        for (size_t end = put + together; put < end; put++) part += part_counts ? part_counts[put] : 1;
-        if (put == box->count) break;
-    }
-    PyMem_Free(parts);
-    PyMem_Free(part_counts);
-    if (!raised && status != RINGBUF_OK) {
-        refuse(self, status, 1, deadline_ns, box->largest);
-        raised = 1;
-    }
-    if (raised && put) note_put_items(put);
-    return raised ? -1 : 0;
-}
-
-/** port[deadline, refuse_batch] = items: all or none, if they can be in the queue together; if not, refuse_batch(count, bytes) raises
- *  what there is to say, except with deadline None.  (Not inlined, as get_items(): the single calls need less of the stack.) */
-__attribute__((noinline)) static int put_items(port *self, PyObject *key, PyObject *items)
-{
-    PyObject *first, *refuse_batch;
-    int64_t deadline_ns;
-    if (!PyArg_ParseTuple(key, "OO", &first, &refuse_batch) || deadline_of(first, &deadline_ns) < 0) return -1;
-    /* Before anything is reserved: a generator may take its time, and may raise. */
-    items = PyList_CheckExact(items) || PyTuple_CheckExact(items) ? Py_NewRef(items) : PySequence_List(items);
-    if (!items) return -1;
-    outbox box; /* not initialised as a whole: most of it is room */
-    draft_init(&box.written, box.own, sizeof box.own);
-    box.messages = NULL;
-    box.count = box.room = box.parts = box.largest = box.bytes = 0;
-    box.letters = 0;
-    int result = outbox_fill(self, &box, items);
-    if (result == 0) result = put_outbox(self, &box, refuse_batch, deadline_ns);
-    outbox_clear(&box);
-    Py_DECREF(items);
-    return result;
-}
-
 /** port[deadline] = item */
 static int port_put(PyObject *object, PyObject *key, PyObject *item)
 {
@@ -541,11 +311,11 @@ static int port_put(PyObject *object, PyObject *key, PyObject *item)
         PyErr_SetString(PyExc_TypeError, "a port's messages cannot be deleted");
         return -1;
     }
-    if (key != Py_None && PyTuple_Check(key)) return put_items(self, key, item);
-    if (deadline_of(key, &deadline_ns) < 0) return -1;
+    if (key != Py_None && PyTuple_Check(key)) return port_put_items(self, key, item);
+    if (port_deadline_of(key, &deadline_ns) < 0) return -1;
     draft_init(&written, room, sizeof room);
-    if (write_letter(self, item, &message, &written) < 0) {
-        raise_verdict(verdict_on_error(self, 1));
+    if (port_write_letter(self, item, &message, &written) < 0) {
+        port_raise_verdict(port_verdict_on_error(self, 1));
         return -1;
     }
     int raised = 0;
@@ -556,7 +326,7 @@ static int port_put(PyObject *object, PyObject *key, PyObject *item)
     letter_clear(&message);
     draft_clear(&written);
     if (status == RINGBUF_OK) return 0;
-    if (!raised) refuse(self, status, 1, deadline_ns, size);
+    if (!raised) port_refuse(self, status, 1, deadline_ns, size);
     return -1; /* nothing was put */
 }
 
@@ -590,8 +360,7 @@ static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, size_t of
     return bytes;
 }
 
-/** The message was taken more often than it may be: move it away.  0, or -1 with an exception, and it goes back. */
-static int bury(port *self, const ringbuf_message *message)
+int port_bury(port *self, const ringbuf_message *message)
 {
     ringbuf_status status = RINGBUF_OK;
     PyObject *bytes = bytes_of(self->rb, message, 0, &status);
@@ -599,7 +368,7 @@ static int bury(port *self, const ringbuf_message *message)
     Py_XDECREF(bytes);
     if (!done) {
         ringbuf_nack(self->rb, message);
-        if (status != RINGBUF_OK) refuse(self, status, 0, 1, 0);
+        if (status != RINGBUF_OK) port_refuse(self, status, 0, 1, 0);
         return -1;
     }
     Py_DECREF(done);
@@ -613,14 +382,14 @@ static ringbuf_status take_next(port *self, take_function *take, ringbuf_message
     for (;;) {
         int64_t until_ns = 0;
         ringbuf_status status = take(self->rb, message, 0);
-        while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, raised)) {
-            until_ns = next_look(deadline_ns);
+        while (status != RINGBUF_OK && port_goes_on(status, until_ns, deadline_ns, raised)) {
+            until_ns = port_next_look(deadline_ns);
             PyThreadState *state = PyEval_SaveThread();
             status = take(self->rb, message, until_ns);
             PyEval_RestoreThread(state);
         }
         if (status != RINGBUF_OK || self->max_attempts == 0 || message->attempts <= self->max_attempts) return status;
-        *raised = bury(self, message) < 0;
+        *raised = port_bury(self, message) < 0;
         if (*raised) return RINGBUF_OK;
     }
 }
@@ -636,8 +405,7 @@ static PyObject *read_plain(port *self, const char *data, size_t size)
     return plain_read(data, size, self->names);
 }
 
-/** A taken message's object: made of bytes of its own. */
-static PyObject *read_copy(port *self, const ringbuf_message *message, ringbuf_status *status)
+PyObject *port_read_copy(port *self, const ringbuf_message *message, ringbuf_status *status)
 {
     char room[FRAME_HEAD_BYTES];
     const char *head = message->buffer;
@@ -685,7 +453,7 @@ static PyObject *read_views(port *self, const ringbuf_message *message, block **
     if (self->framed && size) {
         char head;
         if ((*status = copy(self->rb, message, &head, 0, 1)) != RINGBUF_OK) return NULL;
-        if (head == FRAME_PLAIN) return read_copy(self, message, status); /* there is nothing that could be looked at in place */
+        if (head == FRAME_PLAIN) return port_read_copy(self, message, status); /* there is nothing that could be looked at in place */
     }
     if (message->in_arena && message->data != message->buffer) {
         *lying = block_of_message(self->rb, message, self->readonly, status);
@@ -717,175 +485,18 @@ static PyObject *read_message(port *self, const ringbuf_message *message, block 
 {
     ringbuf_status status = RINGBUF_OK;
     *lying = NULL;
-    PyObject *item = self->views ? read_views(self, message, lying, &status) : read_copy(self, message, &status);
+    PyObject *item = self->views ? read_views(self, message, lying, &status) : port_read_copy(self, message, &status);
     if (item) return item;
     if (status != RINGBUF_OK) {
-        refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, 1, 0); /* closed: that gave it back */
+        port_refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, 1, 0); /* closed: that gave it back */
         return NULL;
     }
     /* Whose fault?  If the message's, it is consumed, unless its attempts are counted; then, and else, it goes back. */
-    PyObject *verdict = verdict_on_error(self, 0);
+    PyObject *verdict = port_verdict_on_error(self, 0);
     if (!verdict || self->max_attempts) ringbuf_nack(self->rb, message);
     else if (block_finish(self->rb, message, *lying) == RINGBUF_OK && leased) ringbuf_task_done(self->rb);
-    raise_verdict(verdict);
+    port_raise_verdict(verdict);
     return NULL;
-}
-
-/* ---- get several ---- */
-
-/** Messages that have been taken, and neither acknowledged nor given back. */
-typedef struct inbox {
-    ringbuf_message *messages;
-    size_t count, room;
-    ringbuf_message own[FEW];
-} inbox;
-
-/** Take up to `most` more messages behind those that there are, waiting for the first until `deadline_ns` (0: not at all).  Their bytes
- *  go into `bytes`.  RINGBUF_E_NO_MEMORY without an exception.  *raised with one. */
-static ringbuf_status inbox_take(port *self, inbox *box, size_t most, size_t most_bytes, char *bytes, int64_t deadline_ns, int *raised)
-{
-    if (box->room - box->count < most) {
-        size_t room = 2 * box->room + FEW;
-        ringbuf_message *old = box->messages == box->own ? NULL : box->messages;
-        ringbuf_message *messages = PyMem_Realloc(old, room * sizeof *messages);
-        if (!messages) return RINGBUF_E_NO_MEMORY;
-        if (!old) memcpy(messages, box->own, box->count * sizeof *messages);
-        box->messages = messages;
-        box->room = room;
-    }
-    ringbuf_message *to = box->messages + box->count;
-    size_t count = 0;
-    int64_t until_ns = 0;
-    ringbuf_status status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, 0);
-    while (status != RINGBUF_OK && goes_on(status, until_ns, deadline_ns, raised)) {
-        until_ns = next_look(deadline_ns);
-        PyThreadState *state = PyEval_SaveThread();
-        status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, until_ns);
-        PyEval_RestoreThread(state);
-    }
-    box->count += count;
-    return status;
-}
-
-/** Give back all messages from the one with this number on, as if they had not been taken. */
-static void inbox_return(port *self, inbox *box, size_t from)
-{
-    ringbuf_return_all(self->rb, box->messages + from, box->count - from);
-    box->count = from;
-}
-
-/** Bury those from the one with this number on that were taken too often.  0, or -1 with an exception. */
-static int inbox_bury(port *self, inbox *box, size_t from)
-{
-    size_t kept = from;
-    int result = 0;
-    for (size_t number = from; number < box->count; number++) {
-        ringbuf_message *message = &box->messages[number];
-        if (result == 0 && message->attempts > self->max_attempts) result = bury(self, message); /* which ends it in any case */
-        else box->messages[kept++] = *message;
-    }
-    box->count = kept;
-    return result;
-}
-
-/** Decode the messages from the one with this number on and append them to `items`.  Returns how many are left when one could not be
- *  decoded: then there is an exception, or *status is not RINGBUF_OK. */
-static size_t inbox_decode(port *self, const inbox *box, size_t from, PyObject *items, ringbuf_status *status)
-{
-    for (size_t number = from; number < box->count; number++) {
-        PyObject *item = read_copy(self, &box->messages[number], status);
-        int result = item ? PyList_Append(items, item) : -1;
-        Py_XDECREF(item);
-        if (result < 0) return box->count - number;
-    }
-    return 0;
-}
-
-/** The message with this number could not be decoded, and it is its own fault: end it as a get() does. */
-static void inbox_drop(port *self, inbox *box, size_t number)
-{
-    if (self->max_attempts) ringbuf_nack(self->rb, &box->messages[number]);
-    else ringbuf_ack(self->rb, &box->messages[number]);
-    box->count--;
-    memmove(box->messages + number, box->messages + number + 1, (box->count - number) * sizeof *box->messages);
-}
-
-/** Fill `items`.  On success all of them are taken and none is acknowledged.  -1 with an exception: none is taken. */
-static int get_into(port *self, inbox *box, PyObject *items, size_t most, size_t most_bytes, int exactly, int64_t deadline_ns)
-{
-    char bytes[DRAFTS_BYTES];
-    ringbuf_status status = RINGBUF_OK;
-    int raised = 0;
-    size_t bytes_left = most_bytes;
-    while (box->count < most && (box->count == 0 || bytes_left) && !raised) {
-        size_t from = box->count, asked = most - from < FEW ? most - from : FEW;
-        status = inbox_take(self, box, asked, bytes_left, bytes, from ? 0 : deadline_ns, &raised);
-        if (status != RINGBUF_OK || raised) break;
-        size_t taken = box->count - from;
-        if (self->max_attempts && inbox_bury(self, box, from) < 0) raised = 1;
-        for (size_t number = from; number < box->count && most_bytes != SIZE_MAX; number++) {
-            size_t size = box->messages[number].size;
-            if (size > bytes_left && number) { /* it came although it is too large: one is always taken */
-                inbox_return(self, box, number);
-                bytes_left = 0;
-                break;
-            }
-            bytes_left -= size < bytes_left ? size : bytes_left;
-        }
-        size_t left = raised ? 0 : inbox_decode(self, box, from, items, &status);
-        if (status != RINGBUF_OK) break;
-        if (left) {
-            size_t failed = box->count - left;
-            PyObject *verdict = verdict_on_error(self, 0);
-            if (verdict && failed && !exactly) { /* the next get meets it */
-                Py_DECREF(verdict);
-                inbox_return(self, box, failed);
-                return 0;
-            }
-            if (verdict) inbox_drop(self, box, failed);
-            raise_verdict(verdict);
-            raised = 1;
-        }
-        if (taken < asked && box->count) break; /* the queue is empty */
-    }
-    /* What came before the end, or the shutdown, of the queue is there nevertheless. */
-    int enough = exactly ? box->count == most : box->count > 0;
-    if (!raised && enough && box->count == (size_t)PyList_Size(items)) return 0;
-    inbox_return(self, box, 0);
-    if (raised) return -1;
-    if (status == RINGBUF_OK) status = RINGBUF_E_TIMEOUT;
-    if (status == RINGBUF_E_NO_MEMORY) PyErr_NoMemory();
-    else refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, deadline_ns, 0);
-    return -1;
-}
-
-/** port[deadline, most, most_bytes, exactly]: a list of up to `most` items (None: MANY_ITEMS), of no more than `most_bytes` (None: any
- *  number) in all, but at least one; `exactly` so many, or none. */
-__attribute__((noinline)) static PyObject *get_items(port *self, PyObject *key)
-{
-    PyObject *first, *most_items, *most_bytes;
-    int exactly;
-    int64_t deadline_ns;
-    if (!PyArg_ParseTuple(key, "OOOp", &first, &most_items, &most_bytes, &exactly) || deadline_of(first, &deadline_ns) < 0) return NULL;
-    size_t most = most_items == Py_None ? MANY_ITEMS : PyLong_AsSize_t(most_items);
-    size_t bytes = most_bytes == Py_None ? SIZE_MAX : PyLong_AsSize_t(most_bytes);
-    PyObject *items = PyErr_Occurred() ? NULL : PyList_New(0);
-    if (!items) return NULL;
-    inbox box; /* not initialised as a whole: most of it is room */
-    box.messages = box.own;
-    box.count = 0;
-    box.room = FEW;
-    if (get_into(self, &box, items, most, bytes, exactly, deadline_ns) < 0) {
-        Py_CLEAR(items);
-    } else {
-        ringbuf_status status = ringbuf_ack_all(self->rb, box.messages, box.count);
-        if (status != RINGBUF_OK) { /* closed while we decoded: that gave the messages back */
-            Py_CLEAR(items);
-            refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, deadline_ns, 0);
-        }
-    }
-    if (box.messages != box.own) PyMem_Free(box.messages);
-    return items;
 }
 
 /** port[deadline] */
@@ -895,13 +506,13 @@ static PyObject *port_get(PyObject *object, PyObject *key)
     char small[SMALL_BYTES];
     ringbuf_message message = {.buffer = small, .capacity = sizeof small};
     int64_t deadline_ns;
-    if (key != Py_None && PyTuple_Check(key)) return get_items(self, key);
-    if (deadline_of(key, &deadline_ns) < 0) return NULL;
+    if (key != Py_None && PyTuple_Check(key)) return port_get_items(self, key);
+    if (port_deadline_of(key, &deadline_ns) < 0) return NULL;
     int raised = 0;
     ringbuf_status status = take_next(self, ringbuf_take, &message, deadline_ns, &raised);
     if (raised) return NULL; /* nothing was taken */
     if (status != RINGBUF_OK) {
-        refuse(self, status, 0, deadline_ns, 0);
+        port_refuse(self, status, 0, deadline_ns, 0);
         return NULL;
     }
     block *lying;
@@ -910,7 +521,7 @@ static PyObject *port_get(PyObject *object, PyObject *key)
         status = block_finish(self->rb, &message, lying);
         if (status != RINGBUF_OK) { /* closed while we decoded: that gave the message back */
             Py_CLEAR(item);
-            refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, deadline_ns, 0);
+            port_refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, deadline_ns, 0);
         }
     }
     Py_XDECREF((PyObject *)lying);
@@ -923,14 +534,14 @@ static PyObject *port_lease(PyObject *object, PyObject *key)
     port *self = (port *)object;
     char small[SMALL_BYTES];
     int64_t deadline_ns;
-    if (deadline_of(key, &deadline_ns) < 0) return NULL;
+    if (port_deadline_of(key, &deadline_ns) < 0) return NULL;
     taken *made = taken_new(object, self->rb);
     if (!made) return NULL;
     made->message = (ringbuf_message){.buffer = small, .capacity = sizeof small};
     int raised = 0;
     PyObject *item = NULL, *result = NULL;
     ringbuf_status status = take_next(self, ringbuf_lease, &made->message, deadline_ns, &raised);
-    if (!raised && status != RINGBUF_OK) refuse(self, status, 0, deadline_ns, 0);
+    if (!raised && status != RINGBUF_OK) port_refuse(self, status, 0, deadline_ns, 0);
     if (!raised && status == RINGBUF_OK) item = read_message(self, &made->message, &made->lying, 1);
     made->message.buffer = NULL; /* the other fields say which message it is */
     if (item) {
@@ -951,12 +562,12 @@ static PyObject *port_reserve(PyObject *object, PyObject *arguments)
     Py_ssize_t size;
     PyObject *key;
     int64_t deadline_ns;
-    if (!PyArg_ParseTuple(arguments, "nO", &size, &key) || deadline_of(key, &deadline_ns) < 0) return NULL;
+    if (!PyArg_ParseTuple(arguments, "nO", &size, &key) || port_deadline_of(key, &deadline_ns) < 0) return NULL;
     ringbuf_reservation reservation;
     int raised = 0;
     ringbuf_status status = reserve(self->rb, &reservation, (size_t)size, deadline_ns, &raised);
     if (status == RINGBUF_OK) return (PyObject *)block_of_reservation(self->rb, &reservation);
-    if (!raised) refuse(self, status, 1, deadline_ns, (size_t)size);
+    if (!raised) port_refuse(self, status, 1, deadline_ns, (size_t)size);
     return NULL;
 }
 
@@ -966,7 +577,7 @@ static PyObject *port_commit(PyObject *object, PyObject *arguments)
     port *self = (port *)object;
     PyObject *filled, *key;
     int64_t deadline_ns;
-    if (!PyArg_ParseTuple(arguments, "OO", &filled, &key) || deadline_of(key, &deadline_ns) < 0) return NULL;
+    if (!PyArg_ParseTuple(arguments, "OO", &filled, &key) || port_deadline_of(key, &deadline_ns) < 0) return NULL;
     block *reserved = block_reserved(filled);
     if (!reserved) return NULL;
     int raised = 0;
@@ -979,7 +590,7 @@ static PyObject *port_commit(PyObject *object, PyObject *arguments)
         block_committed(reserved);
         Py_RETURN_NONE;
     }
-    if (!raised) refuse(self, status, 1, deadline_ns, reserved->reservation.size);
+    if (!raised) port_refuse(self, status, 1, deadline_ns, reserved->reservation.size);
     return NULL;
 }
 

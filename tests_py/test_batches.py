@@ -824,10 +824,10 @@ def test_a_storm_of_ctrl_c_on_a_producer_of_batches_loses_no_message_and_puts_no
     with SageQueue[int](name, maxsize=100) as q:
         thread = threading.Thread(target=lambda: seen.extend(q))
         thread.start()
-        (hits,) = run_python(STORM + PRODUCER, name, "20000").stdout.split()
+        (hits,) = run_python(STORM + PRODUCER, name, "100000").stdout.split()
         thread.join()
     assert int(hits) > 20
-    assert seen == list(range(20_000))
+    assert seen == list(range(100_000))
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "raw"])
