@@ -7,8 +7,10 @@
  *   one whose put did not return is delivered whole or not at all, and certainly if it had been published;
  *   one that a child had taken but not released is delivered to the survivor, one that it had released is not;
  *   a stopped child delays only what it is holding, and finishes its operation once it goes on.
+ * Where the survivor listens, its descriptor shows what the queue holds after the recovery of the dead, and when the child has finished.
  * At the end every point of atomics.h must have been passed by some scenario. */
 #include <errno.h>
+#include <poll.h>
 #include <points.h>
 #include <ringbuf/ringbuf.h>
 #include <segment.h>
@@ -82,6 +84,7 @@ static uint64_t delivered[MESSAGES];
 static size_t deliveries;
 static pid_t bystanders[4];
 static int bystander_count;
+static int listened_by = -1; /* the survivor's descriptor for items, if it listens */
 
 static ringbuf_options options(void)
 {
@@ -323,6 +326,43 @@ static void operate_shutdown(ringbuf *rb) { shared->status = ringbuf_shutdown(rb
 
 static void operate_task_done(ringbuf *rb) { shared->status = ringbuf_task_done(rb); }
 
+static void operate_listen_and_close(ringbuf *rb)
+{
+    int fd;
+    shared->status = ringbuf_items_fd(rb, &fd);
+    if (shared->status == RINGBUF_OK) shared->status = ringbuf_changes_fd(rb, RINGBUF_ROOM, &fd);
+    if (shared->status == RINGBUF_OK) shared->status = ringbuf_changes_fd(rb, RINGBUF_DONE, &fd);
+    if (shared->status == RINGBUF_OK) shared->status = ringbuf_pass_on(rb);
+    ringbuf_close(rb);
+}
+
+/** Wait for room by a descriptor only. */
+static void operate_put_by_descriptor(ringbuf *rb)
+{
+    struct pollfd polled = {.events = POLLIN};
+    for (;;) {
+        shared->status = ringbuf_changes_fd(rb, RINGBUF_ROOM, &polled.fd);
+        if (shared->status == RINGBUF_OK) shared->status = put(rb, next_id, 0);
+        if (shared->status != RINGBUF_E_TIMEOUT) break;
+        poll(&polled, 1, 100);
+    }
+    if (shared->status == RINGBUF_OK) shared->status = ringbuf_pass_on(rb);
+}
+
+/** Wait for a message by a descriptor only. */
+static void operate_get_by_descriptor(ringbuf *rb)
+{
+    struct pollfd polled = {.events = POLLIN};
+    do {
+        uint64_t recovered;
+        shared->status = ringbuf_items_fd(rb, &polled.fd);
+        if (shared->status != RINGBUF_OK) return;
+        if (poll(&polled, 1, 100) == 0) ringbuf_recover(rb, &recovered);
+        operate_poll(rb);
+    } while (shared->status == RINGBUF_E_TIMEOUT);
+    if (shared->status == RINGBUF_OK) memcpy((void *)(uintptr_t)&shared->got, (void *)(uintptr_t)shared->buffer, 8);
+}
+
 /* ---- scenarios ---- */
 
 enum role {
@@ -354,7 +394,7 @@ static void wait_for_stop(pid_t child)
 /** A process that ends up at a point, dead or stopped, with what it then holds. */
 static void add_bystander(void (*operate)(ringbuf *), enum rbi_point point, enum how how)
 {
-    taken_by_bystanders += operate != operate_put && operate != operate_reserve_and_commit;
+    taken_by_bystanders += operate != operate_put && operate != operate_reserve_and_commit && operate != operate_listen_and_close;
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
@@ -615,6 +655,89 @@ static void leave_an_empty_queue_of_the_dead(void)
     waitpid(bystanders[bystander_count], NULL, 0);
 }
 
+/* ---- states with a listener ---- */
+
+/** The survivor listens for everything, and the descriptor shows what is there. */
+static void begin_to_listen(void)
+{
+    int fd;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_changes_fd(survivor, RINGBUF_ROOM, &fd));
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_changes_fd(survivor, RINGBUF_DONE, &fd));
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_items_fd(survivor, &listened_by));
+}
+
+static void listen_and_put_one(void)
+{
+    begin_to_listen();
+    survivor_puts();
+}
+
+static void listen_and_put_some(void)
+{
+    begin_to_listen();
+    fill_partly();
+}
+
+static void listen_and_fill_up(void)
+{
+    fill_up();
+    begin_to_listen();
+}
+
+static void listen_and_fill_the_arena(void)
+{
+    fill_the_arena();
+    begin_to_listen();
+}
+
+static void listen_and_get_one_task(void)
+{
+    get_one_task();
+    begin_to_listen();
+}
+
+static void listen_and_get_a_large_one(void)
+{
+    be_about_to_get_a_large_one();
+    begin_to_listen();
+}
+
+static void listen_and_return_one(void)
+{
+    begin_to_listen();
+    return_one();
+}
+
+static void listen_and_go_round(void)
+{
+    begin_to_listen();
+    go_round_and_empty_the_first_lane();
+}
+
+static void listen_and_leave_the_dead(void)
+{
+    begin_to_listen();
+    leave_a_dead_taker_and_a_dead_claimer();
+}
+
+static void leave_dead_listeners(void)
+{
+    static const enum rbi_point deaths[] = {RBI_POINT_flag_made, RBI_POINT_flag_locked, RBI_POINT_listener_counted,
+                                            RBI_POINT_listeners_set, RBI_POINT_flag_alone, RBI_POINT_flag_removed};
+    for (size_t i = 0; i < sizeof deaths / sizeof *deaths; i++) add_bystander(operate_listen_and_close, deaths[i], KILL);
+    fill_partly();
+}
+
+/** Whether the survivor's descriptor shows what is there. */
+static void check_level(const char *when)
+{
+    if (listened_by < 0) return;
+    struct pollfd polled = {.fd = listened_by, .events = POLLIN};
+    ringbuf_stats stats;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_get_stats(survivor, &stats));
+    TEST_ASSERT_EQUAL_INT_MESSAGE(stats.items > 0 || stats.shutdown > 0, poll(&polled, 1, 0), when);
+}
+
 #define STATES(name, operate, role, ...)                                                                                   \
     {name " empty", leave_empty, operate, role, -1, NULL, ##__VA_ARGS__}, {name " partly full", fill_partly, operate, role, -1, NULL, NULL}, \
     {name " full", fill_up, operate, role, -1, NULL, get_one}, {name " at the wrap", go_to_the_wrap, operate, role, -1, NULL, NULL}
@@ -674,6 +797,34 @@ static const struct scenario scenarios[] = {
     {"put after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_put, PUTS, -1, NULL, NULL},
     {"shutdown", fill_partly, operate_shutdown, ENDS, -1, NULL, NULL},
     {"task done", get_one_task, operate_task_done, 0, -1, NULL, NULL},
+    {"put before one who listens", begin_to_listen, operate_put, PUTS, -1, NULL, NULL},
+    {"put more before one who listens", listen_and_put_some, operate_put, PUTS, -1, NULL, NULL},
+    {"put late before one who listens", begin_to_listen, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
+    {"put all before one who listens", begin_to_listen, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put into a full arena before one who listens", listen_and_fill_the_arena, operate_put, PUTS, -1, NULL, make_room_in_the_arena},
+    {"get the last before one who listens", listen_and_put_one, operate_get, GETS, -1, NULL, NULL},
+    {"get one of several before one who listens", listen_and_put_some, operate_get, GETS, -1, NULL, NULL},
+    {"get a returned message before one who listens", listen_and_return_one, operate_get, GETS, -1, NULL, NULL},
+    {"get from the next lane before one who listens", listen_and_go_round, operate_get, GETS, -1, NULL, NULL},
+    {"get before one who listens for room", listen_and_fill_up, operate_get, GETS, -1, NULL, NULL},
+    {"lease and ack before one who listens", listen_and_get_a_large_one, operate_lease_and_ack, GETS | LEASES, -1, NULL, NULL},
+    {"take and nack before one who listens", listen_and_put_one, operate_take_and_nack, TAKES, -1, NULL, NULL},
+    {"lease and nack before one who listens", listen_and_put_one, operate_lease_and_nack, TAKES, -1, NULL, NULL},
+    {"take and close before one who listens", listen_and_put_one, operate_take_and_close, TAKES, -1, NULL, NULL},
+    {"poll before one who listens", begin_to_listen, operate_poll, GETS, -1, NULL, NULL},
+    {"shutdown before one who listens", begin_to_listen, operate_shutdown, ENDS, -1, NULL, NULL},
+    {"task done before one who listens", listen_and_get_one_task, operate_task_done, 0, -1, NULL, NULL},
+    {"recover before one who listens", listen_and_leave_the_dead, operate_recover, 0, -1, NULL, NULL},
+    {"listen", leave_empty, operate_listen_and_close, 0, -1, NULL, NULL},
+    {"listen where messages are", fill_partly, operate_listen_and_close, 0, -1, NULL, NULL},
+    {"listen beside another one", begin_to_listen, operate_listen_and_close, 0, -1, NULL, NULL},
+    {"listen after deaths of listeners", leave_dead_listeners, operate_listen_and_close, 0, -1, NULL, NULL},
+    {"recover after deaths of listeners", leave_dead_listeners, operate_recover, 0, -1, NULL, NULL},
+    {"put after deaths of listeners", leave_dead_listeners, operate_put, PUTS, -1, NULL, NULL},
+    {"put by a descriptor", fill_up, operate_put_by_descriptor, PUTS, -1, NULL, get_one},
+    {"get by a descriptor", leave_empty, operate_get_by_descriptor, GETS, -1, NULL, put_one},
+    {"get by a descriptor before one who listens", begin_to_listen, operate_get_by_descriptor, GETS, -1, NULL, put_one},
+    {"listen as the last", leave_alone, operate_listen_and_close, ALONE, -1, NULL, NULL},
     {"create the first", be_nobody, operate_create, ALONE, -1, NULL, NULL},
     {"create after the dead", leave_an_empty_queue_of_the_dead, operate_create, ALONE, -1, NULL, NULL},
     {"close as the last", leave_alone, operate_close, ALONE, -1, NULL, NULL},
@@ -858,6 +1009,7 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     memset(reaches_nobody, 0, sizeof reaches_nobody);
     all_of_the_arena.data = NULL;
     taken_by_bystanders = 0;
+    listened_by = -1;
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_create(&survivor, "q", &with));
     if (scenario->arrange != leave_alone) scenario->arrange();
     memset((void *)(uintptr_t)shared->buffer, 0, sizeof shared->buffer);
@@ -884,6 +1036,12 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
         TEST_ASSERT_TRUE_MESSAGE(WIFSTOPPED(state), "the child did not come to the point");
     }
 
+    uint64_t recovered;
+    if (how == KILL && listened_by >= 0) {
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_recover(survivor, &recovered));
+        check_level("the descriptor is wrong after the recovery");
+    }
+    if (how == COUNT) check_level("the descriptor is wrong after the operation");
     if (scenario->role & ALONE) {
         if (how == STOP) {
             kill(child, SIGCONT);
@@ -908,10 +1066,11 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
         }
         TEST_ASSERT_TRUE_MESSAGE(WIFEXITED(state) && WEXITSTATUS(state) == 0 && shared->finished, "the child did not finish");
     }
+    if (how == STOP && bystander_count == 0) check_level("the descriptor is wrong after the operation went on");
     end_bystanders();
-    uint64_t recovered;
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_recover(survivor, &recovered));
     drain();
+    check_level("the descriptor is wrong when all is drained");
     if (behind) TEST_ASSERT_EQUAL_UINT(1, times_delivered(behind));
     account(scenario, claimer_stopped);
     uint64_t items = 99;

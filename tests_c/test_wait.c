@@ -67,6 +67,88 @@ static void test_the_count_of_wakes_wraps_and_leaves_the_other_flag_alone(void)
     ASSERT_OK(rbi_event_sleep(&event, key, RINGBUF_FOREVER));
 }
 
+/* ---- listeners ---- */
+
+static void test_listening_sets_a_flag_beside_that_of_the_sleepers(void)
+{
+    TEST_ASSERT_FALSE(rbi_event_has_listeners(&event));
+    TEST_ASSERT_FALSE(rbi_event_is_heard(&event));
+    rbi_event_listen(&event);
+    TEST_ASSERT_TRUE(rbi_event_has_listeners(&event));
+    TEST_ASSERT_TRUE(rbi_event_is_heard(&event));
+    TEST_ASSERT_FALSE(rbi_event_has_waiters(&event));
+    uint32_t word = word_now();
+    rbi_event_listen(&event);
+    TEST_ASSERT_EQUAL_UINT32(word, word_now());
+    uint32_t key = rbi_event_announce(&event);
+    rbi_event_unlisten(&event);
+    TEST_ASSERT_FALSE(rbi_event_has_listeners(&event));
+    TEST_ASSERT_TRUE(rbi_event_has_waiters(&event));
+    TEST_ASSERT_TRUE(rbi_event_is_heard(&event));
+    TEST_ASSERT_EQUAL_UINT32(key & ~word, word_now()); /* nothing else has changed */
+    rbi_event_unlisten(&event);
+    TEST_ASSERT_EQUAL_UINT32(key & ~word, word_now());
+}
+
+static void test_every_wake_says_whether_there_are_listeners_and_leaves_their_flag(void)
+{
+    TEST_ASSERT_FALSE(rbi_event_wake_one(&event));
+    TEST_ASSERT_FALSE(rbi_event_wake_all_if_any(&event));
+    TEST_ASSERT_FALSE(rbi_event_wake_all(&event));
+    rbi_event_announce(&event);
+    TEST_ASSERT_FALSE(rbi_event_wake_one(&event));
+    rbi_event_announce(&event);
+    TEST_ASSERT_FALSE(rbi_event_wake_all_if_any(&event));
+    for (int sleepers = 0; sleepers < 2; sleepers++) {
+        rbi_event_listen(&event);
+        if (sleepers) rbi_event_announce(&event);
+        TEST_ASSERT_TRUE(rbi_event_wake_one(&event));
+        TEST_ASSERT_FALSE(rbi_event_has_waiters(&event));
+        if (sleepers) rbi_event_announce(&event);
+        TEST_ASSERT_TRUE(rbi_event_wake_all_if_any(&event));
+        TEST_ASSERT_FALSE(rbi_event_has_waiters(&event));
+        if (sleepers) rbi_event_announce(&event);
+        TEST_ASSERT_TRUE(rbi_event_wake_all(&event));
+        TEST_ASSERT_FALSE(rbi_event_has_waiters(&event));
+        TEST_ASSERT_TRUE(rbi_event_has_listeners(&event));
+    }
+}
+
+static void test_waking_one_where_only_listeners_are_changes_nothing(void)
+{
+    rbi_event_listen(&event);
+    uint32_t word = word_now();
+    rbi_event_wake_one(&event);
+    rbi_event_wake_all_if_any(&event);
+    TEST_ASSERT_EQUAL_UINT32(word, word_now());
+}
+
+static void *listen_and_unlisten(void *stop)
+{
+    while (!atomic_load((stage *)stop)) {
+        rbi_event_listen(&event);
+        rbi_event_unlisten(&event);
+    }
+    return NULL;
+}
+
+static void test_a_wake_is_not_lost_to_one_who_changes_the_other_flag(void)
+{
+    stage stop = 0;
+    pthread_t thread;
+    pthread_create(&thread, NULL, listen_and_unlisten, &stop);
+    for (int i = 0; i < 100000; i++) {
+        uint32_t key = rbi_event_announce(&event);
+        rbi_event_wake_one(&event);
+        if (rbi_event_has_waiters(&event) || (word_now() & ~2u) == (key & ~2u)) break;
+        if (i == 99999) atomic_store(&stop, 2);
+    }
+    bool all = atomic_load(&stop) == 2;
+    atomic_store(&stop, 1);
+    pthread_join(thread, NULL);
+    TEST_ASSERT_TRUE_MESSAGE(all, "a wake left the sleeper's flag");
+}
+
 /* ---- sleeping ---- */
 
 static void test_a_wake_between_announcement_and_sleep_ends_the_sleep_at_once(void)
@@ -213,6 +295,10 @@ int main(void)
     RUN_TEST(test_waking_all_changes_the_word_also_where_nobody_is_announced);
     RUN_TEST(test_passing_a_wake_on_leaves_the_word_and_the_flag_alone);
     RUN_TEST(test_the_count_of_wakes_wraps_and_leaves_the_other_flag_alone);
+    RUN_TEST(test_listening_sets_a_flag_beside_that_of_the_sleepers);
+    RUN_TEST(test_every_wake_says_whether_there_are_listeners_and_leaves_their_flag);
+    RUN_TEST(test_waking_one_where_only_listeners_are_changes_nothing);
+    RUN_TEST(test_a_wake_is_not_lost_to_one_who_changes_the_other_flag);
     RUN_TEST(test_a_wake_between_announcement_and_sleep_ends_the_sleep_at_once);
     RUN_TEST(test_a_sleep_that_nobody_ends_lasts_until_its_point_in_time);
     RUN_TEST(test_a_point_in_the_past_is_a_timeout_without_a_sleep);

@@ -158,6 +158,8 @@ static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t lar
     ringbuf_status status = RINGBUF_OK;
     if (large) {
         struct rbi_waiting room = {&rb->header->room, &rb->room_patience, puts, attempt_reserve_all, room_for_runs, NULL};
+        status = rbi_look_for_room(rb, call->cells, call->count, deadline_ns);
+        if (status != RINGBUF_OK) return status;
         status = attempt_reserve_all(rb, call);
         if (status == RINGBUF_E_TIMEOUT) status = rbi_wait_until(rb, &room, call, deadline_ns);
         if (status == RINGBUF_E_TIMEOUT) return RINGBUF_E_ARENA_FULL;

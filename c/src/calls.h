@@ -75,6 +75,11 @@ struct rbi_reserve_call {
 /** Reserve a run.  E_TIMEOUT: the arena is full. */
 ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *reserve_call);
 
+/** Before a put that does not wait reserves runs: is there room in the ring for so many messages of so many cells together?
+ *  RINGBUF_E_TIMEOUT if not: then runs would be reserved in vain, and giving them back would wake those who wait for room in the arena,
+ *  who may try in vain as well, and wake us. */
+ringbuf_status rbi_look_for_room(ringbuf *rb, uint64_t cells, uint64_t items, int64_t deadline_ns);
+
 /** Free a run that is RESERVED by us. */
 void rbi_free_run(ringbuf *rb, const struct rbi_run *run);
 

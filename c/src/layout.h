@@ -35,7 +35,7 @@ enum {
     RBI_BLOCK_MIN_LOG2 = 12,
     RBI_BLOCKS_MAX_LOG2 = 16,    /* larger arenas get larger blocks */
     RBI_TABLE_PARTS = 64,        /* the table gets its pages in this many steps */
-    RBI_LEVELS = 2,              /* descriptors that tell of a queue; see ready.h */
+    RBI_LEVELS = 3,              /* descriptors that tell of a queue; see ready.h */
 };
 #define RBI_MAGIC UINT64_C(0x31664275426e6952) /* "RinBuBf1", also tells the byte order */
 
@@ -178,7 +178,8 @@ struct rbi_header {
     rbi_atomic32 participants_high;/* entries [0, here) may be in use; only grows */
     rbi_atomic64 recoveries;
     rbi_atomic32 listeners[RBI_LEVELS]; /* { version : 31 | some : 1 }: somebody has asked for this level's descriptor (ready.c) */
-    uint64_t zero_shared[13];
+    uint32_t zero_listeners;
+    uint64_t zero_shared[12];
     struct rbi_event room;         /* who waits for room in the arena sleeps here */
     struct rbi_arena_words arena;
     uint8_t zero_page[2048 - 8 * 128];

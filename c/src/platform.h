@@ -52,8 +52,10 @@ void rbi_lock_drop(rbi_fd fd, uint32_t which);
 
 /* ---- a FIFO, used as a flag that select and epoll can see: up while there are bytes in it ---- */
 
-/** Make one.  RINGBUF_E_EXISTS if there is something at `path`. */
-ringbuf_status rbi_flag_make(const char *path, uint32_t permissions);
+/** Make one that only this user may open.  RINGBUF_E_EXISTS if there is something at `path`. */
+ringbuf_status rbi_flag_make(const char *path);
+/** Let those open it who may open this file, if it is ours to say so. */
+void rbi_flag_share(rbi_fd flag, rbi_fd file);
 /** Open it.  RINGBUF_E_CORRUPT if there is something else at `path`. */
 ringbuf_status rbi_flag_open(rbi_fd *fd, const char *path);
 void rbi_flag_raise(rbi_fd fd);

@@ -36,6 +36,33 @@ ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *context)
     return status;
 }
 
+struct room_call {
+    uint64_t cells, items;
+};
+
+static bool some_room_for(ringbuf *rb, void *context)
+{
+    const struct room_call *call = context;
+    return rbi_ring_has_room_for(&rb->ring, call->cells, call->items) || rbi_shutdown_of(rb);
+}
+
+static ringbuf_status attempt_look(ringbuf *rb, void *context)
+{
+    const struct room_call *call = context;
+    if (some_room_for(rb, context) || rbi_went_round_the_stuck(rb, call->cells << rb->stamp.cell_log2)) return RINGBUF_OK;
+    return RINGBUF_E_TIMEOUT;
+}
+
+ringbuf_status rbi_look_for_room(ringbuf *rb, uint64_t cells, uint64_t items, int64_t deadline_ns)
+{
+    struct room_call call = {cells, items};
+    if (deadline_ns > rbi_monotonic_ns()) return RINGBUF_OK; /* it waits for the ring with what it has reserved */
+    ringbuf_status status = attempt_look(rb, &call);
+    struct rbi_waiting waiting = {&rb->header->space, &rb->space_patience, &rbi_registry_me(&rb->registry)->puts,
+                                  attempt_look, some_room_for, NULL};
+    return status == RINGBUF_E_TIMEOUT ? rbi_wait_until(rb, &waiting, &call, 0) : status; /* also the dead may be in the way */
+}
+
 static bool room_for_run(ringbuf *rb, void *call)
 {
     return rbi_arena_has_room(&rb->arena, ((const struct rbi_reserve_call *)call)->size) || rbi_shutdown_of(rb) || rbi_handle_is_closed(rb);
@@ -152,7 +179,8 @@ static ringbuf_status put_large(ringbuf *rb, struct put_call *call, int64_t dead
 {
     struct rbi_reserve_call room = {.size = call->size, .is_put = true};
     if (call->size > rbi_arena_bytes(&rb->arena)) return RINGBUF_E_TOO_LARGE;
-    ringbuf_status status = reserve(rb, &room, deadline_ns);
+    ringbuf_status status = rbi_look_for_room(rb, rbi_ring_cells_for(&rb->ring, RBI_REFERENCE_BYTES), 1, deadline_ns);
+    if (status == RINGBUF_OK) status = reserve(rb, &room, deadline_ns);
     if (status != RINGBUF_OK) return status;
     gather(room.run.payload, call->parts, call->count);
     RBI_POINT(payload_written);

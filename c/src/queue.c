@@ -137,13 +137,14 @@ ringbuf_status ringbuf_items_fd(ringbuf *rb, int *fd)
     return status;
 }
 
-ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t changes, int *fd)
+ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t change, int *fd)
 {
-    if (!rb || !fd || changes == 0 || changes & ~(uint32_t)(RINGBUF_ROOM | RINGBUF_DONE)) return RINGBUF_E_INVALID;
+    if (!rb || !fd || (change != RINGBUF_ROOM && change != RINGBUF_DONE)) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
-    status = rbi_ready_ask(rb, RBI_LEVEL_CHANGES, fd);
-    if (status == RINGBUF_OK) rbi_ready_listen(rb, changes & RINGBUF_ROOM, changes & RINGBUF_DONE);
+    enum rbi_level level = change == RINGBUF_ROOM ? RBI_LEVEL_ROOM : RBI_LEVEL_TASKS;
+    status = rbi_ready_ask(rb, level, fd);
+    if (status == RINGBUF_OK) rbi_ready_listen(rb, level);
     rbi_handle_leave(rb);
     return status;
 }
@@ -303,7 +304,7 @@ ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     status = rbi_segment_recover(rb, recovered);
-    if (rbi_ready_is_asked(rb)) rbi_ready_settle(rb); /* whatever may have kept somebody from it */
+    rbi_ready_settle(rb); /* whatever may have kept somebody from it */
     rbi_handle_leave(rb);
     return status;
 }

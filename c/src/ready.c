@@ -18,15 +18,21 @@
  *   clears it raises next, and was not the last.  [T1]: publish, then look at the word, against write the word, then look at the ring.
  *   Up with nothing there, for good?  Then the last to touch it has raised it, and has then found a message.  Who took that did so
  *   later, and has settled after it.
- *   A death between clearing and raising is found by those who recover the dead one, and they settle.
+ *   A look may also err because others move, but only while they do: to "nothing" only if there were puts meanwhile, which have seen, or
+ *   cleared, the flag that was set before the look; to "something" only beside a taker who will look himself, later.
+ *   The FIFO may be another one by now: that shows in listeners[], and then it is done again with the new one.
+ *   A death between clearing and raising is found by those who recover the dead one, and they settle.  One who is stopped there leaves
+ *   the level as it is: who finds nothing although he listens settles, and so does every ringbuf_recover().
  *
- * CHANGES.  Not a state but a knock: whoever waits for room, or for tasks, lowers the flag, sets LISTENERS of the event, and tries once
- * more; the next to make room clears LISTENERS and raises the flag.  All who listen see it, try, and lower it again, perhaps
- * before another one has looked: so who succeeds and leaves more behind raises it again (ringbuf_pass_on).  What may still be missed is
- * met by the look that everybody who waits takes every 100 ms anyway, because of the dead.
+ * ROOM and TASKS.  Not states but knocks: whoever waits for room lowers the flag, sets LISTENERS of the events, and tries once more; the
+ * next to make room clears LISTENERS and raises the flag.  All who listen see it, try, and lower it again, perhaps before another one
+ * has looked: so who has lowered it and goes raises it again (ringbuf_pass_on); who stays has found, after lowering it, that there is no
+ * room for him.  Two levels, because who waits for tasks does not find that.  What may still be missed (by one who wants less than
+ * the one who lowered it) is met by the look that everybody who waits takes every 100 ms anyway, because of the dead.
  *
  * Who has a FIFO open.  Listeners hold a shared lock on it; those who only tell, none.  Who gets the exclusive lock knows that nobody
- * listens any more: he makes listeners[level] even and removes the FIFO.  Its word counts up at every change, and who tells opens the
+ * listens any more: he removes the FIFO, and then makes listeners[level] even.  A death between the two leaves a word that says that
+ * somebody listens, and who tells corrects it when he finds no FIFO.  The word counts up at every change, and who tells opens the
  * FIFO anew when the count has changed.  A listener checks after locking that the FIFO still has its name.
  * All kernel objects go with their holders; a FIFO whose listeners were all killed is met by the next listener, the next recovery, the
  * removal of the queue or rbi_ready_collect(), and has no memory behind it. */
@@ -38,7 +44,7 @@
 #include <string.h>
 
 #define FLAG_PREFIX "ringbuf-"
-static const char *const level_names[RBI_LEVELS] = {"items", "changes"};
+static const char *const level_names[RBI_LEVELS] = {"items", "room", "tasks"};
 
 static const int64_t lock_patience_ns = 5000000000, lock_nap_ns = 100000;
 
@@ -61,7 +67,7 @@ static void count_listener(ringbuf *rb, enum rbi_level level)
     rbi_atomic32 *word = &rb->header->listeners[level];
     for (;;) {
         uint32_t seen = rbi_load_total32(word);
-        if (rbi_cas_total32(word, seen, (seen + 2) | 1)) break;
+        if (rbi_cas_total32(word, seen, (seen + 2) | 1)) break; /* [T8 listener]: he then looks at the ring, or listens */
     }
     RBI_POINT(listener_counted);
 }
@@ -75,10 +81,29 @@ static void count_none(ringbuf *rb, enum rbi_level level, uint32_t seen)
 
 /* ---- descriptors; with `telling` held ---- */
 
-static void forget(struct rbi_descriptor *descriptor)
+/* Opened and closed so that a child forked by another thread knows what it has inherited, as with the queue's own file (segment.c): it
+ * would else keep the FIFO, and its parent's lock, or close a descriptor that is another's by now. */
+
+static ringbuf_status open_flag(struct rbi_descriptor *descriptor, const char *path)
+{
+    rbi_handles_hold();
+    ringbuf_status status = rbi_flag_open(&descriptor->fd, path);
+    if (status != RINGBUF_OK) descriptor->fd = -1;
+    rbi_handles_let_go();
+    return status;
+}
+
+static void drop(struct rbi_descriptor *descriptor)
 {
     rbi_file_close(descriptor->fd);
     *descriptor = (struct rbi_descriptor){.fd = -1};
+}
+
+static void forget(struct rbi_descriptor *descriptor)
+{
+    rbi_handles_hold();
+    drop(descriptor);
+    rbi_handles_let_go();
 }
 
 /** The level's descriptor, to tell others by, opened if need be.  -1: nobody listens (then listeners[level] says so), or it cannot be
@@ -87,32 +112,64 @@ static rbi_fd descriptor_of(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
     uint32_t seen = rbi_load_total32(&rb->header->listeners[level]);
+    if (descriptor->asked) {
+        /* One who cannot see the FIFO where it should be, for its directory is another one to him, has said that nobody listens. */
+        if (!(seen & 1)) count_listener(rb, level);
+        return descriptor->fd;
+    }
     if (!(seen & 1)) return -1;
-    if (descriptor->asked || (descriptor->fd >= 0 && descriptor->version == seen)) return descriptor->fd;
+    if (descriptor->fd >= 0 && descriptor->version == seen) return descriptor->fd;
     forget(descriptor);
     char *path = path_of(rb, level);
-    ringbuf_status status = path ? rbi_flag_open(&descriptor->fd, path) : RINGBUF_E_NO_MEMORY;
+    ringbuf_status status = path ? open_flag(descriptor, path) : RINGBUF_E_NO_MEMORY;
     free(path);
     if (status == RINGBUF_OK) descriptor->version = seen;
-    else descriptor->fd = -1;
     /* A listener makes the FIFO before he counts himself; so with none there, nobody has listened since `seen`. */
     if (status == RINGBUF_E_NOT_FOUND) count_none(rb, level, seen);
     return descriptor->fd;
 }
 
+/** Whether descriptor_of() would still give this one. */
+static bool is_current(const ringbuf *rb, enum rbi_level level, rbi_fd fd)
+{
+    const struct rbi_descriptor *descriptor = &rb->levels[level];
+    uint32_t seen = rbi_load_total32(&rb->header->listeners[level]); /* [T8], after the event word was written */
+    if (fd < 0) return !(seen & 1);
+    return descriptor->asked || descriptor->version == seen;
+}
+
+/** Whether this FIFO may be listened to: where only the queue's user may write to its file, nobody else can have made its FIFO. */
+static ringbuf_status check_flag(const ringbuf *rb, const struct rbi_file_facts *facts)
+{
+    struct rbi_file_facts file;
+    if (facts->links == 0) return RINGBUF_E_BUSY; /* removed before we had the lock */
+    ringbuf_status status = rbi_file_facts(rb->fd, &file);
+    if (status != RINGBUF_OK) return status;
+    bool known = facts->user == rbi_user() || facts->user == file.user || facts->user == 0;
+    return known || file.mode & 022 ? RINGBUF_OK : RINGBUF_E_ACCESS;
+}
+
 /** Open the FIFO at `path` and lock it as a listener.  RINGBUF_E_BUSY: look again. */
-static ringbuf_status try_to_listen(struct rbi_descriptor *descriptor, const char *path, uint32_t permissions)
+static ringbuf_status try_to_listen(ringbuf *rb, struct rbi_descriptor *descriptor, const char *path)
 {
     struct rbi_file_facts facts;
-    ringbuf_status status = rbi_flag_make(path, permissions);
-    RBI_POINT(flag_made);
-    if (status != RINGBUF_OK && status != RINGBUF_E_EXISTS) return status;
-    status = rbi_flag_open(&descriptor->fd, path);
-    if (status != RINGBUF_OK) return status == RINGBUF_E_NOT_FOUND ? RINGBUF_E_BUSY : status;
+    ringbuf_status status = open_flag(descriptor, path);
+    if (status == RINGBUF_E_NOT_FOUND) { /* made only now, so that one who is out of descriptors leaves none behind */
+        status = rbi_flag_make(path);
+        RBI_POINT(flag_made);
+        if (status != RINGBUF_OK && status != RINGBUF_E_EXISTS) return status;
+        status = open_flag(descriptor, path);
+        if (status == RINGBUF_E_NOT_FOUND) return RINGBUF_E_BUSY;
+    }
+    /* Whoever makes it opens it to others only after this. */
+    if (status == RINGBUF_E_ACCESS && rbi_path_facts(path, &facts) == RINGBUF_OK && facts.mode == 0600 && rb->stamp.permissions != 0600)
+        return RINGBUF_E_BUSY;
+    if (status != RINGBUF_OK) return status;
     status = rbi_flag_lock_try(descriptor->fd, RBI_LOCK_SHARED);
     RBI_POINT(flag_locked);
     if (status == RINGBUF_OK) status = rbi_file_facts(descriptor->fd, &facts);
-    if (status == RINGBUF_OK && facts.links == 0) status = RINGBUF_E_BUSY; /* removed before we had the lock */
+    if (status == RINGBUF_OK) status = check_flag(rb, &facts);
+    if (status == RINGBUF_OK) rbi_flag_share(descriptor->fd, rb->fd);
     if (status != RINGBUF_OK) forget(descriptor);
     return status;
 }
@@ -120,14 +177,13 @@ static ringbuf_status try_to_listen(struct rbi_descriptor *descriptor, const cha
 static ringbuf_status listen_at(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
-    if (descriptor->asked) return RINGBUF_OK;
+    if (descriptor->asked) {
+        descriptor_of(rb, level);
+        return RINGBUF_OK;
+    }
     forget(descriptor);
     char *path = path_of(rb, level);
-    if (!path) return RINGBUF_E_NO_MEMORY;
-    int64_t give_up_ns = rbi_monotonic_ns() + lock_patience_ns;
-    ringbuf_status status;
-    while ((status = try_to_listen(descriptor, path, rb->stamp.permissions)) == RINGBUF_E_BUSY && rbi_monotonic_ns() < give_up_ns)
-        rbi_nap(lock_nap_ns); /* somebody is just removing it */
+    ringbuf_status status = path ? try_to_listen(rb, descriptor, path) : RINGBUF_E_NO_MEMORY;
     free(path);
     if (status != RINGBUF_OK) return status;
     descriptor->asked = true;
@@ -144,9 +200,9 @@ static void remove_if_unheard(ringbuf *rb, enum rbi_level level, rbi_fd fd, cons
     RBI_POINT(flag_alone);
     /* Not one that was removed already: another may have its name by now. */
     if (rbi_file_facts(fd, &facts) != RINGBUF_OK || facts.links == 0) return;
-    count_none(rb, level, seen);
     rbi_path_unlink(path);
     RBI_POINT(flag_removed);
+    count_none(rb, level, seen);
 }
 
 static void stop_listening(ringbuf *rb, enum rbi_level level)
@@ -161,14 +217,13 @@ static void stop_listening(ringbuf *rb, enum rbi_level level)
 /** The same for others: if all who listened are dead. */
 static void remove_if_deserted(ringbuf *rb, enum rbi_level level)
 {
-    if (rb->levels[level].asked || !(rbi_load_total32(&rb->header->listeners[level]) & 1)) return;
-    rbi_fd fd;
+    struct rbi_descriptor *descriptor = &rb->levels[level];
+    if (descriptor->asked) return;
+    forget(descriptor);
     char *path = path_of(rb, level);
-    if (path && rbi_flag_open(&fd, path) == RINGBUF_OK) {
-        remove_if_unheard(rb, level, fd, path);
-        rbi_file_close(fd);
-    }
+    if (path && open_flag(descriptor, path) == RINGBUF_OK) remove_if_unheard(rb, level, descriptor->fd, path);
     free(path);
+    forget(descriptor);
 }
 
 /* ---- ITEMS ---- */
@@ -177,8 +232,9 @@ static void remove_if_deserted(ringbuf *rb, enum rbi_level level)
 static bool would_not_wait(ringbuf *rb)
 {
     if (rbi_load_total32(&rb->header->shutdown)) return true; /* [T3] */
-    if (!rbi_ring_some_returned(&rb->ring)) return rbi_ring_may_take(&rb->ring); /* [T1] */
-    /* The hint says that something may have been returned; a take would look, so we do. */
+    if (rbi_ring_ready_at_head(&rb->ring)) return true;       /* [T1] */
+    if (!rbi_ring_may_take(&rb->ring)) return false;
+    /* Something may have been returned, or head stands at what is no message; a take would look further, so we do. */
     uint64_t items = 0;
     if (rbi_ring_count(&rb->ring, &items) != RBI_RING_OK) return true; /* a take would say what is wrong */
     if (items || !rbi_arena_is_used(&rb->arena)) return items;
@@ -195,7 +251,7 @@ static bool settled(ringbuf *rb)
     if (fd < 0) {
         if (rbi_ready_is_asked(rb)) return true; /* and LISTENERS stays: the next one who puts tries again */
         rbi_event_unlisten(items);
-        return !rbi_ready_is_asked(rb); /* else a listener has come, and it was his flag that we cleared */
+        return is_current(rb, RBI_LEVEL_ITEMS, fd); /* else a listener has come, and it was his flag that we cleared */
     }
     bool up = would_not_wait(rb);
     if (up) {
@@ -209,49 +265,67 @@ static bool settled(ringbuf *rb)
         rbi_flag_lower(fd);
         RBI_POINT(flag_lowered);
     }
-    return would_not_wait(rb) == up && (up || rbi_event_has_listeners(items));
+    return would_not_wait(rb) == up && (up || rbi_event_has_listeners(items)) && is_current(rb, RBI_LEVEL_ITEMS, fd);
 }
 
 void rbi_ready_settle(ringbuf *rb)
 {
     pthread_mutex_lock(&rb->telling);
-    while (!settled(rb)) continue; /* each further round means that somebody else has moved a message */
+    while (!settled(rb)) continue; /* each further round means that somebody else has moved a message, come or gone */
     pthread_mutex_unlock(&rb->telling);
+}
+
+/** Whether this process listens for items. */
+static bool listens(ringbuf *rb)
+{
+    pthread_mutex_lock(&rb->telling);
+    bool asked = rb->levels[RBI_LEVEL_ITEMS].asked;
+    pthread_mutex_unlock(&rb->telling);
+    return asked;
 }
 
 void rbi_ready_after_take_slow(ringbuf *rb, bool took)
 {
-    if (took ? !would_not_wait(rb) : !rbi_event_has_listeners(&rb->header->items)) rbi_ready_settle(rb);
+    /* Who listens and finds nothing may have come because of a byte that one who is stopped has written too late.  He must not come
+     * again and again. */
+    if (took ? !would_not_wait(rb) : !rbi_event_has_listeners(&rb->header->items) || listens(rb)) rbi_ready_settle(rb);
 }
 
-/* ---- CHANGES ---- */
+/* ---- ROOM and TASKS ---- */
 
-static void raise_changes(ringbuf *rb, struct rbi_event *event)
+static void knock(ringbuf *rb, enum rbi_level level, struct rbi_event *event)
 {
-    rbi_fd fd = descriptor_of(rb, RBI_LEVEL_CHANGES);
-    if (fd < 0 && rbi_load_total32(&rb->header->listeners[RBI_LEVEL_CHANGES]) & 1) return; /* the next one tries again */
-    if (event) rbi_event_unlisten(event);
-    RBI_POINT(listeners_cleared);
-    if (fd >= 0) rbi_flag_raise(fd);
-    RBI_POINT(flag_raised);
+    rbi_fd fd;
+    do { /* again, if a listener has come in between: it could have been his flag that we cleared */
+        fd = descriptor_of(rb, level);
+        if (fd < 0 && rbi_load_total32(&rb->header->listeners[level]) & 1) return; /* the next one tries again */
+        if (event) rbi_event_unlisten(event);
+        RBI_POINT(listeners_cleared);
+        if (fd >= 0) rbi_flag_raise(fd);
+        RBI_POINT(flag_raised);
+    } while (!is_current(rb, level, fd));
 }
 
 void rbi_ready_tell(ringbuf *rb, struct rbi_event *event)
 {
     pthread_mutex_lock(&rb->telling);
-    raise_changes(rb, event);
+    if (event != &rb->header->tasks) knock(rb, RBI_LEVEL_ROOM, event);
+    if (!event || event == &rb->header->tasks) knock(rb, RBI_LEVEL_TASKS, event);
     pthread_mutex_unlock(&rb->telling);
 }
 
-void rbi_ready_listen(ringbuf *rb, bool space, bool tasks)
+void rbi_ready_listen(ringbuf *rb, enum rbi_level level)
 {
     pthread_mutex_lock(&rb->telling);
-    if (rb->levels[RBI_LEVEL_CHANGES].fd >= 0) rbi_flag_lower(rb->levels[RBI_LEVEL_CHANGES].fd);
+    if (rb->levels[level].fd >= 0) rbi_flag_lower(rb->levels[level].fd);
     pthread_mutex_unlock(&rb->telling);
     RBI_POINT(flag_lowered);
-    if (space) rbi_event_listen(&rb->header->space);
-    if (space) rbi_event_listen(&rb->header->room);
-    if (tasks) rbi_event_listen(&rb->header->tasks);
+    if (level == RBI_LEVEL_TASKS) {
+        rbi_event_listen(&rb->header->tasks);
+    } else {
+        rbi_event_listen(&rb->header->space);
+        rbi_event_listen(&rb->header->room);
+    }
     RBI_POINT(listeners_set);
 }
 
@@ -259,12 +333,17 @@ void rbi_ready_listen(ringbuf *rb, bool space, bool tasks)
 
 ringbuf_status rbi_ready_ask(ringbuf *rb, enum rbi_level level, int *fd)
 {
-    pthread_mutex_lock(&rb->telling);
-    ringbuf_status status = listen_at(rb, level);
-    *fd = rb->levels[level].fd;
-    pthread_mutex_unlock(&rb->telling);
-    if (status == RINGBUF_OK && level == RBI_LEVEL_ITEMS) rbi_ready_settle(rb);
-    return status;
+    int64_t give_up_ns = rbi_monotonic_ns() + lock_patience_ns;
+    for (;;) {
+        pthread_mutex_lock(&rb->telling);
+        ringbuf_status status = listen_at(rb, level);
+        *fd = rb->levels[level].fd;
+        pthread_mutex_unlock(&rb->telling);
+        if (status == RINGBUF_OK && level == RBI_LEVEL_ITEMS) rbi_ready_settle(rb);
+        if (status != RINGBUF_E_BUSY || rbi_monotonic_ns() > give_up_ns) return status;
+        if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED;
+        rbi_nap(lock_nap_ns); /* somebody is just making or removing it */
+    }
 }
 
 void rbi_ready_remove(ringbuf *rb)
@@ -276,9 +355,12 @@ void rbi_ready_remove(ringbuf *rb)
 
 void rbi_ready_recover(ringbuf *rb)
 {
-    rbi_ready_remove(rb);
+    pthread_mutex_lock(&rb->telling);
+    for (uint32_t level = 0; level < RBI_LEVELS; level++)
+        if (rbi_load_total32(&rb->header->listeners[level]) & 1) remove_if_deserted(rb, (enum rbi_level)level);
+    pthread_mutex_unlock(&rb->telling);
     if (rbi_ready_is_asked(rb)) rbi_ready_settle(rb);
-    if (rbi_load_total32(&rb->header->listeners[RBI_LEVEL_CHANGES]) & 1) rbi_ready_tell(rb, NULL);
+    rbi_ready_tell(rb, NULL);
 }
 
 void rbi_wake_everybody(ringbuf *rb)
@@ -304,7 +386,7 @@ void rbi_ready_after_fork(ringbuf *rb)
         struct rbi_descriptor *descriptor = &rb->levels[level];
         /* The inherited one is the parent's, and so is its lock.  If it cannot be opened anew, the child has not asked. */
         bool keep = !rbi_handle_is_closed(rb) && descriptor->asked && rbi_flag_reopen(descriptor->fd) == RINGBUF_OK;
-        if (!keep) forget(descriptor);
+        if (!keep) drop(descriptor);
     }
 }
 
@@ -315,6 +397,7 @@ static void collect_flag(const char *file_name, void *directory)
     char *path = NULL;
     rbi_fd fd;
     if (asprintf(&path, "%s/%s", (const char *)directory, file_name) < 0) return;
+    rbi_handles_hold(); /* as in open_flag() */
     if (rbi_flag_open(&fd, path) == RINGBUF_OK) {
         /* Also if its queue lives: nobody listens, and the next who does makes a new one. */
         struct rbi_file_facts facts;
@@ -322,6 +405,7 @@ static void collect_flag(const char *file_name, void *directory)
             rbi_path_unlink(path);
         rbi_file_close(fd);
     }
+    rbi_handles_let_go();
     free(path);
 }
 

@@ -9,19 +9,20 @@
 
 enum rbi_level {
     RBI_LEVEL_ITEMS = 0,   /* up while a take would not wait: there is a message, or the queue is shut down */
-    RBI_LEVEL_CHANGES = 1, /* raised by what was listened for: room for a put, or a task that is done */
+    RBI_LEVEL_ROOM = 1,    /* raised when there is more room for puts, by what was listened for */
+    RBI_LEVEL_TASKS = 2,   /* raised when tasks are done, likewise */
 };
 
 /** This process's descriptor for a level; asks for it to be kept true from now on. */
 ringbuf_status rbi_ready_ask(ringbuf *rb, enum rbi_level level, int *fd);
 
-/** Have CHANGES raised by the next of these events, after lowering it. */
-void rbi_ready_listen(ringbuf *rb, bool space, bool tasks);
+/** Lower ROOM or TASKS, and have it raised by what happens next. */
+void rbi_ready_listen(ringbuf *rb, enum rbi_level level);
 
 /** Make ITEMS what it should be. */
 void rbi_ready_settle(ringbuf *rb);
 
-/** This event, which has listeners, has happened: raise CHANGES.  NULL: whatever it was. */
+/** This event, which has listeners, has happened: raise the level that it belongs to.  NULL: it may be any. */
 void rbi_ready_tell(ringbuf *rb, struct rbi_event *event);
 
 /** Somebody died, or left: make ITEMS what it should be, and if he was the last who listened, stop telling. */
@@ -35,7 +36,7 @@ void rbi_ready_after_fork(ringbuf *rb);
 void rbi_ready_remove(ringbuf *rb);
 void rbi_ready_collect(const char *directory);
 
-/** Whether anybody has asked for ITEMS.  [T1] as for sleepers: who takes does so first, and then looks here. */
+/** Whether anybody has asked for ITEMS.  [T8 listener]: who takes does so first, and then looks here. */
 static inline bool rbi_ready_is_asked(const ringbuf *rb) { return rbi_load_total32(&rb->header->listeners[RBI_LEVEL_ITEMS]) & 1; }
 
 /** After an attempt to take, successful or not. */

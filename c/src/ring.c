@@ -1065,6 +1065,14 @@ bool rbi_ring_may_take(struct rbi_ring *ring)
     return word_kind(word) != RBI_KIND_CLAIMED || ready_behind(ring, lane, position, word);
 }
 
+bool rbi_ring_ready_at_head(struct rbi_ring *ring)
+{
+    struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->get_epoch));
+    uint64_t position = position_of(ring, rbi_load_total64(&lane->cursors->head));
+    uint64_t word = peek_word(ring, lane, position);
+    return word_is_of(ring, word, position) && word_kind(word) == RBI_KIND_READY;
+}
+
 uint64_t rbi_ring_cells_for(const struct rbi_ring *ring, uint64_t size) { return cells_for(ring, size); }
 
 uint64_t rbi_ring_cells(const struct rbi_ring *ring) { return cells_of_ring(ring); }

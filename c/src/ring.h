@@ -128,6 +128,9 @@ bool rbi_ring_bypass(struct rbi_ring *ring);
 /** Look, without changing anything that matters, whether a take could succeed now.  For spinning. */
 bool rbi_ring_may_take(struct rbi_ring *ring);
 
+/** Whether a message stands at head.  If not, there may be one elsewhere. */
+bool rbi_ring_ready_at_head(struct rbi_ring *ring);
+
 /** How many cells a record of `size` bytes occupies, and how many a ring has. */
 uint64_t rbi_ring_cells_for(const struct rbi_ring *ring, uint64_t size);
 uint64_t rbi_ring_cells(const struct rbi_ring *ring);

@@ -190,8 +190,8 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
 static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct ringbuf *handles;
 
-static void before_fork(void) { pthread_mutex_lock(&handles_mutex); }
-static void after_fork_in_parent(void) { pthread_mutex_unlock(&handles_mutex); }
+void rbi_handles_hold(void) { pthread_mutex_lock(&handles_mutex); }
+void rbi_handles_let_go(void) { pthread_mutex_unlock(&handles_mutex); }
 
 static void drop_from_list(struct ringbuf *rb)
 {
@@ -229,7 +229,7 @@ static void after_fork_in_child(void)
     }
 }
 
-static void install_fork_handlers(void) { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
+static void install_fork_handlers(void) { pthread_atfork(rbi_handles_hold, rbi_handles_let_go, after_fork_in_child); }
 
 /* A handle is on the list from before it has a file until its file is closed, and both happen under the mutex: a child forked by
  * another thread at any moment knows every file it has inherited.  Otherwise it would keep locks of a parent that has died. */
@@ -647,6 +647,7 @@ static ringbuf_status remove_unused(const char *path, const ringbuf_options *opt
     for (int tries = 0; (status = try_to_be_present(rb, &alone, false, options)) == RINGBUF_E_BUSY && tries < 20; tries++)
         rbi_nap(nap_ns); /* its last user may just be leaving */
     if (status == RINGBUF_OK) status = remove_name(rb->fd, path);
+    if (status == RINGBUF_OK) rbi_ready_collect(directory_of(options)); /* what its users left, if they were killed */
     handle_discard(rb);
     return status == RINGBUF_E_NOT_FOUND ? RINGBUF_OK : status;
 }
@@ -821,6 +822,7 @@ ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *
         status = rbi_file_facts(fd, &facts);
         if (status == RINGBUF_OK) status = check_file(&facts, options);
         if (status == RINGBUF_OK) status = remove_name_patiently(fd, path);
+        if (status == RINGBUF_OK) rbi_ready_collect(directory_of(options));
         rbi_file_close(fd);
     }
     free(path);

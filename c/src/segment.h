@@ -79,6 +79,10 @@ struct ringbuf {
     struct ringbuf *next, *previous; /* all handles of this process that have a file (segment.c) */
 };
 
+/** Between these two no child of this process is born by fork(). */
+void rbi_handles_hold(void);
+void rbi_handles_let_go(void);
+
 /** Begin a call: RINGBUF_OK, or RINGBUF_E_CLOSED, or why a forked child cannot become a participant. */
 ringbuf_status rbi_handle_enter_slow(ringbuf *rb);
 static inline ringbuf_status rbi_handle_enter(ringbuf *rb)

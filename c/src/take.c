@@ -24,6 +24,7 @@ static ringbuf_status take_aside(ringbuf *rb, struct taken *taken)
     case RBI_ARENA_EMPTY: rbi_ring_clear_returned(&rb->ring, hint); return RINGBUF_E_INTR; /* look at the ring again */
     case RBI_ARENA_SMALL:
         rbi_ring_set_returned(&rb->ring); /* it may have been ours for a moment, in which another one found nothing */
+        rbi_wake_items(rb);
         taken->in_arena = true;
         return RINGBUF_E_SMALL;
     default: return RINGBUF_E_CORRUPT;

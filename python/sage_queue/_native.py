@@ -234,10 +234,10 @@ def items_fd(handle: Any, name: str) -> int:
     return int(fd[0])
 
 
-def changes_fd(handle: Any, changes: int, name: str) -> int:
-    """Readable once one of these changes (ROOM, DONE) has happened after this call."""
+def changes_fd(handle: Any, change: int, name: str) -> int:
+    """Readable once this change (ROOM or DONE) has happened after this call."""
     fd = ffi.new("int *")
-    check(lib.ringbuf_changes_fd(handle, changes, fd), name=name)
+    check(lib.ringbuf_changes_fd(handle, change, fd), name=name)
     return int(fd[0])
 
 

@@ -182,8 +182,8 @@ class _Line:
         self.putters = _Turns()
         self.joiners = _Turns()
         self.look_ns = 0  # how long a get looks before it waits: it keeps the loop from its other tasks for so long
-        self._fds: dict[bool, int] = {}  # our own of the descriptors for items (True) and changes (False)
-        self._watched: set[bool] = set()
+        self._fds: dict[int, int] = {}  # our own of the descriptors, by kind: ITEMS, ROOM, DONE
+        self._watched: set[int] = set()
         self._tick: TimerHandle | None = None
 
     def __del__(self) -> None:
@@ -192,28 +192,28 @@ class _Line:
 
     # ---- the loop's side ----
 
-    def _watch(self, items: bool) -> None:
+    def _watch(self, kind: int) -> None:
         """Have the loop watch a descriptor, until it finds that nobody waits for it any more."""
-        if items not in self._watched:
-            if items not in self._fds:
+        if kind not in self._watched:
+            if kind not in self._fds:
                 # A duplicate: the queue may be closed, and its descriptor with it, by another thread, while the loop still has it.
-                fd = _native.items_fd(self.handle, self.name) if items else _native.changes_fd(self.handle, ROOM, self.name)
-                self._fds[items] = os.dup(fd)
-            self.loop.add_reader(self._fds[items], self._on_items if items else self._on_change)
-            self._watched.add(items)
+                fd = _native.changes_fd(self.handle, kind, self.name) if kind else _native.items_fd(self.handle, self.name)
+                self._fds[kind] = os.dup(fd)
+            self.loop.add_reader(self._fds[kind], (self._on_items, self._on_room, self._on_done)[kind])
+            self._watched.add(kind)
         if self._tick is None:
             self._tick = self.loop.call_later(LOOK_S, self._on_tick)
 
-    def _unwatch(self, items: bool) -> None:
-        if items in self._watched:
-            self.loop.remove_reader(self._fds[items])
-            self._watched.discard(items)
+    def _unwatch(self, kind: int) -> None:
+        if kind in self._watched:
+            self.loop.remove_reader(self._fds[kind])
+            self._watched.discard(kind)
 
     def _on_items(self) -> None:
         getters = self.getters
         if not getters:
             if not getters.woken:
-                self._unwatch(True)
+                self._unwatch(ITEMS)
             return
         if not getters.woken:
             getters.wake_at_once()
@@ -225,14 +225,22 @@ class _Line:
             return self.end()
         getters.wake(count)
 
-    def _on_change(self) -> None:
-        if not self.putters and not self.joiners:
-            return self._unwatch(False)
+    def _on_room(self) -> None:
+        if not self.putters:
+            return self._unwatch(ROOM)
         try:
-            self.listen(0)  # lowers the descriptor
+            self.listen(ROOM)  # lowers the descriptor
         except SageQueueError:
             return self.end()
         self.putters.wake_first()
+
+    def _on_done(self) -> None:
+        if not self.joiners:
+            return self._unwatch(DONE)
+        try:
+            self.listen(DONE)
+        except SageQueueError:
+            return self.end()
         self.joiners.wake_all()
 
     def _on_tick(self) -> None:
@@ -272,7 +280,7 @@ class _Line:
         ticket = turns.stand(its, ticket)
         timer = None
         try:
-            self._watch(kind == ITEMS)
+            self._watch(kind)
             if deadline_ns != FOREVER:
                 timer = self.loop.call_later(max(deadline_ns - time.monotonic_ns(), 0) * 1e-9, _expire, its)
             await its
@@ -292,8 +300,7 @@ class _Line:
         return 0
 
     def listen(self, kind: int) -> None:
-        """From now on, room or finished tasks raise the descriptor, which is lowered.  After this, try again."""
-        kind |= (ROOM if self.putters else 0) | (DONE if self.joiners else 0)
+        """From now on, room or finished tasks raise their descriptor, which is lowered.  After this, try again."""
         _native.changes_fd(self.handle, kind, self.name)
 
     # ---- the end ----
@@ -303,8 +310,8 @@ class _Line:
         self.getters.wake_all()
         self.putters.wake_all()
         self.joiners.wake_all()
-        self._unwatch(True)
-        self._unwatch(False)
+        for kind in (ITEMS, ROOM, DONE):
+            self._unwatch(kind)
 
     def close_soon(self) -> None:
         """From any thread: the queue has been closed."""

@@ -402,15 +402,16 @@ enum ringbuf_change {
  *  the queue becomes empty, or is so no more.
  *  Readable does not promise a message, for somebody else may take it first: use calls that do not wait.
  *  Somebody must look after the dead: every call that waits does; who only sleeps on descriptors calls ringbuf_recover() now and then.
- *  Returns RINGBUF_OK, and *fd is it, the same at each call; RINGBUF_E_NO_FILES, _NO_SPACE, _ACCESS, _CLOSED, _CROWDED, _SYSTEM. */
+ *  Returns RINGBUF_OK, and *fd is it, the same at each call; RINGBUF_E_NO_FILES, _NO_SPACE, _NO_MEMORY, _ACCESS, _CORRUPT (something
+ *  else has its name), _BUSY (another process has been stopped while it made or removed the same), _CLOSED, _CROWDED, _SYSTEM. */
 RINGBUF_API ringbuf_status ringbuf_items_fd(ringbuf *rb, int *fd);
 
-/** A file descriptor that becomes readable when one of these `changes` (enum ringbuf_change, or-ed) happens after this call.
+/** A file descriptor that becomes readable when this `change` (one of enum ringbuf_change) happens after this call.
  *
  *  To wait for room: try to put; call this; try to put again; sleep until *fd is readable, or 100 ms; begin again.  The call lowers the
- *  descriptor, also for other processes, so: who was woken and leaves, having put or not, calls ringbuf_pass_on().
- *  Otherwise as ringbuf_items_fd(); the two are different descriptors. */
-RINGBUF_API ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t changes, int *fd);
+ *  descriptor, also for other processes, so: who has called it and leaves, having put or not, calls ringbuf_pass_on().
+ *  Otherwise as ringbuf_items_fd(); each change has a descriptor of its own. */
+RINGBUF_API ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t change, int *fd);
 
 /** Make the descriptors of ringbuf_changes_fd() readable: for the others, after having used less than all of the room. */
 RINGBUF_API ringbuf_status ringbuf_pass_on(ringbuf *rb);

@@ -185,11 +185,20 @@ void rbi_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, which, F_UNLCK); }
 
 /* ---- flags ---- */
 
-ringbuf_status rbi_flag_make(const char *path, uint32_t permissions)
+ringbuf_status rbi_flag_make(const char *path) { return outcome(mkfifo(path, 0600)); }
+
+void rbi_flag_share(rbi_fd flag, rbi_fd file)
 {
-    if (mkfifo(path, 0600) < 0) return from_errno(errno);
-    /* Not through mkfifo's mode, which the umask would cut.  Whoever comes in between and may not open it yet is told so. */
-    return outcome(chmod(path, (mode_t)permissions));
+    struct stat is, wanted;
+    if (fstat(flag, &is) < 0 || fstat(file, &wanted) < 0 || (is.st_uid != geteuid() && geteuid() != 0)) return;
+    mode_t mode = wanted.st_mode & 0777;
+    /* To the same group, or to none. */
+    if (is.st_gid != wanted.st_gid && fchown(flag, (uid_t)-1, wanted.st_gid) < 0) mode &= ~(mode_t)070;
+    /* Not through mkfifo's mode, which the umask would cut. */
+    if ((is.st_mode & 0777) != mode && fchmod(flag, mode) < 0) return;
+    /* Root gives it to the file's user, who may not open root's; others cannot, and need not. */
+    int given = is.st_uid == wanted.st_uid ? 0 : fchown(flag, wanted.st_uid, (gid_t)-1);
+    (void)given;
 }
 
 ringbuf_status rbi_flag_open(rbi_fd *fd, const char *path)
