@@ -48,9 +48,11 @@ def empty(text: str) -> Empty:
     return _of_ray("Empty", Empty)(text)
 
 
-def full(text: str) -> Full:
-    """The Full to raise: an instance of every Full that somebody in this process can be waiting for."""
-    return _of_ray("Full", Full)(text)
+def full(text: str, needed: int = 0) -> Full:
+    """The Full to raise: an instance of every Full that somebody in this process can be waiting for.  Its message needs so many bytes."""
+    error = _of_ray("Full", Full)(text)
+    error.__dict__["needed"] = needed
+    return error
 
 
 def _of_ray(name: str, ours: type[_E]) -> type[_E]:

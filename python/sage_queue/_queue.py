@@ -442,11 +442,11 @@ def _refuser(handle: Any, name: str, directory: str, info: _native.Info) -> Call
     def refuse(status: int, is_put: bool, polling: bool, size: int) -> None:
         if status == ARENA_FULL:
             used = _native.stats(handle)["arena_used_bytes"]
-            raise full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)")
+            raise full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)", size)
         if status != TIMEOUT:
             raise _native.error_of(status, name=name, directory=directory, needed=size, info=info)
         if is_put:
-            raise full("Queue is full" if polling else "Put operation timed out")
+            raise full("Queue is full" if polling else "Put operation timed out", size)
         raise empty("Queue is empty" if polling else "Get operation timed out")
 
     return refuse

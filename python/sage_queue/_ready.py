@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from _thread import allocate_lock
+from _thread import RLock
 from weakref import WeakSet
 
 from . import _native
@@ -82,13 +82,18 @@ def wait(objects: Iterable[Readable | HasFileno | int], timeout: float | None = 
 
 
 def _fd_of(thing: HasFileno | int) -> int:
-    return thing if isinstance(thing, int) else thing.fileno()
+    if isinstance(thing, int):
+        return thing
+    try:
+        return thing.fileno()
+    except AttributeError:
+        raise ValueError(f"{thing!r} has no fileno(), and is none; give queues, connections, sockets or the like") from None
 
 
 # ---- for those who sleep elsewhere ----
 
 _looked_after: WeakSet[Readable] = WeakSet()
-_lock = allocate_lock()
+_lock = RLock()  # a signal handler may ask for a descriptor while its thread just does that
 _running = False
 
 
@@ -100,8 +105,12 @@ def _look_after(queue: Readable) -> None:
             return
         import threading
 
-        threading.Thread(target=_caretaker, name="sage_queue caretaker", daemon=True).start()
         _running = True
+        try:
+            threading.Thread(target=_caretaker, name="sage_queue caretaker", daemon=True).start()
+        except BaseException:
+            _running = False
+            raise
 
 
 def _caretaker() -> None:
@@ -126,7 +135,7 @@ def _caretaker() -> None:
 def _after_fork() -> None:
     """A child has no such thread until it asks for a descriptor itself."""
     global _lock, _running
-    _lock = allocate_lock()
+    _lock = RLock()
     _running = False
 
 

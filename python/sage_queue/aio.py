@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from . import _native
 from ._errors import Empty, Full, QueueClosed, SageQueueError, ShutDown, empty, full
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 ITEMS, ROOM, DONE = 0, _native.ROOM, _native.DONE
 
 LOOK_LEAST_NS, LOOK_MOST_NS, SHORT_NS = 1_000, 60_000, 100_000
+
+#: An attempt to put serializes the item.  After one in vain that took longer than that, the loop's time is for others first, so many times
+#: as long, unless there is room for it now (of a batch, that is not known before).
+CHEAP_NS, REST, REST_BATCH = 100_000, 10, 2
 
 #: A deadline that has passed, but is not "do not wait", so that what is raised says that time was up.
 _PAST = 1
@@ -117,22 +121,28 @@ class _Turn:
 class _Turns:
     """Tasks that wait for the same, first come first served."""
 
-    __slots__ = ("woken", "_again", "_tickets", "_waiting")
+    __slots__ = ("woken", "_again", "_again_tickets", "_tickets", "_waiting")
 
     def __init__(self) -> None:
         self.woken = 0  # whose turn it is, and who have not run yet
         self._waiting: OrderedDict[_Turn, int] = OrderedDict()  # with their tickets
-        self._again: list[tuple[int, _Turn]] = []  # who had their turn and found nothing: a heap
+        self._again: list[tuple[int, _Turn]] = []  # who had their turn and found nothing: a heap, also of some who have left
+        self._again_tickets: set[int] = set()  # of those in it who have not left
         self._tickets = 0
 
     def __bool__(self) -> bool:
         """Whether anybody waits who has not been woken."""
-        return bool(self._waiting or self._again)
+        return bool(self._waiting or self._again_tickets)
+
+    def is_taken(self) -> bool:
+        """Whether anybody comes before one who comes now."""
+        return bool(self or self.woken)
 
     def stand(self, turn: _Turn, ticket: int) -> int:
         """Stand in line; with the ticket of an earlier turn, where one stood then.  Returns the ticket."""
         if ticket:
             heappush(self._again, (ticket, turn))
+            self._again_tickets.add(ticket)
             return ticket
         self._tickets += 1
         self._waiting[turn] = self._tickets
@@ -140,13 +150,20 @@ class _Turns:
 
     def leave(self, turn: _Turn, ticket: int) -> None:
         """It does not wait any more, and may have been woken already."""
-        if self._waiting.pop(turn, None) is None and (ticket, turn) in self._again:
-            self._again.remove((ticket, turn))
-            heapify(self._again)
+        if self._waiting.pop(turn, None) is None:
+            self._again_tickets.discard(ticket)
+            if not self._again_tickets:
+                self._again.clear()
 
     def _next(self) -> _Turn | None:
-        while self._again or self._waiting:
-            turn = heappop(self._again)[1] if self._again else self._waiting.popitem(last=False)[0]
+        while self:
+            if self._again_tickets:
+                ticket, turn = heappop(self._again)
+                if ticket not in self._again_tickets:
+                    continue
+                self._again_tickets.discard(ticket)
+            else:
+                turn, _ = self._waiting.popitem(last=False)
             if not turn.done():
                 self.woken += 1
                 return turn
@@ -168,7 +185,7 @@ class _Turns:
             self.wake(1)
 
     def wake_all(self) -> None:
-        self.wake(len(self._waiting) + len(self._again))
+        self.wake(len(self._waiting) + len(self._again_tickets))
 
 
 class _Line:
@@ -185,10 +202,17 @@ class _Line:
         self._fds: dict[int, int] = {}  # our own of the descriptors, by kind: ITEMS, ROOM, DONE
         self._watched: set[int] = set()
         self._tick: TimerHandle | None = None
+        self._room_needed = 0  # by the first of the putters, in bytes; 0: not known
+        self._rest_until_ns = 0  # before that, the first of the putters is woken only if there is so much room
+        self._rest: TimerHandle | None = None
 
     def __del__(self) -> None:
-        for fd in self._fds.values():
-            os.close(fd)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the descriptors, which nobody watches any more."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
 
     # ---- the loop's side ----
 
@@ -196,9 +220,10 @@ class _Line:
         """Have the loop watch a descriptor, until it finds that nobody waits for it any more."""
         if kind not in self._watched:
             if kind not in self._fds:
-                # A duplicate: the queue may be closed, and its descriptor with it, by another thread, while the loop still has it.
+                # Our own: the queue may be closed, and its descriptor with it, by another thread, while the loop still has it.
+                # Not a duplicate, which would have part in the lock that says that the queue's handle listens, also in a child.
                 fd = _native.changes_fd(self.handle, kind, self.name) if kind else _native.items_fd(self.handle, self.name)
-                self._fds[kind] = os.dup(fd)
+                self._fds[kind] = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             self.loop.add_reader(self._fds[kind], (self._on_items, self._on_room, self._on_done)[kind])
             self._watched.add(kind)
         if self._tick is None:
@@ -230,9 +255,9 @@ class _Line:
             return self._unwatch(ROOM)
         try:
             self.listen(ROOM)  # lowers the descriptor
+            self._let_put()
         except SageQueueError:
             return self.end()
-        self.putters.wake_first()
 
     def _on_done(self) -> None:
         if not self.joiners:
@@ -253,10 +278,38 @@ class _Line:
             _native.recover(self.handle, self.name)
             if self.getters and _native.size(self.handle):
                 self._on_items()
+            self._let_put()
         except SageQueueError:
             return self.end()
-        self.putters.wake_first()
         self.joiners.wake_all()
+
+    def _let_put(self) -> None:
+        """There may be room: it is the first one's turn, unless his attempts take long and this one would be in vain, too."""
+        left_ns = self._rest_until_ns - time.monotonic_ns() if self._rest_until_ns and self.putters else 0
+        if left_ns <= 0:
+            self.putters.wake_first()
+        elif self._room_needed:
+            if _native.has_room(self.handle, self._room_needed):
+                self.putters.wake_first()
+        elif self._rest is None:
+            self._rest = self.loop.call_later(left_ns * 1e-9, self._on_rested)
+
+    def _on_rested(self) -> None:
+        self._rest = None
+        try:
+            self._let_put()
+        except SageQueueError:
+            self.end()
+
+    def found_no_room(self, needed: int, took_ns: int) -> None:
+        """The first of the putters has tried, and stands in line again."""
+        self._room_needed = needed
+        self._rest_until_ns = time.monotonic_ns() + (REST if needed else REST_BATCH) * took_ns if took_ns > CHEAP_NS else 0
+
+    def next_put(self) -> None:
+        """The first of the putters leaves, having put or not."""
+        self._rest_until_ns = 0
+        self.putters.wake_first()
 
     def is_idle(self) -> bool:
         """Whether no other task could go on meanwhile, as far as can be seen.  (A loop that keeps this elsewhere is taken for busy.)"""
@@ -282,7 +335,7 @@ class _Line:
         try:
             self._watch(kind)
             if deadline_ns != FOREVER:
-                timer = self.loop.call_later(max(deadline_ns - time.monotonic_ns(), 0) * 1e-9, _expire, its)
+                timer = _Timer(its, deadline_ns)
             await its
         except BaseException:
             turns.leave(its, ticket)
@@ -330,9 +383,37 @@ def _running_loop() -> AbstractEventLoop:
     return get_running_loop()
 
 
-def _expire(turn: _Turn) -> None:
-    if not turn.done():
-        turn.grant(False)
+class _Timer:
+    """Ends a turn at its deadline, and not before: the timers of some loops are early by up to a millisecond."""
+
+    __slots__ = ("_deadline_ns", "_timer", "_turn")
+
+    def __init__(self, turn: _Turn, deadline_ns: int) -> None:
+        self._turn = turn
+        self._deadline_ns = deadline_ns
+        self._start(deadline_ns - time.monotonic_ns())
+
+    def _start(self, left_ns: int) -> None:
+        self._timer = self._turn.get_loop().call_later(max(left_ns, 0) * 1e-9, self._end)
+
+    def _end(self) -> None:
+        if not self._turn.done():
+            left_ns = self._deadline_ns - time.monotonic_ns()
+            if left_ns > 0:
+                self._start(left_ns)
+            else:
+                self._turn.grant(False)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+class _TooMany(Exception):
+    """The items can never be in the queue at once."""
+
+
+def _refuse_part(items: int, bytes: int) -> None:
+    raise _TooMany
 
 
 class AsyncCalls(WithItemType[T]):
@@ -356,17 +437,18 @@ class AsyncCalls(WithItemType[T]):
         loop = _running_loop()
         lines = self._lines
         if lines is None:
-            lines = self._lines = {}
+            lines = self.__dict__.setdefault("_lines", {})  # another thread may do the same
         line = lines.get(loop)
         if line is None:
             for gone in [each for each in list(lines) if each.is_closed()]:
-                lines.pop(gone, None)
+                if (its_line := lines.pop(gone, None)) is not None:
+                    its_line.forget()
             line = lines[loop] = _Line(self._handle, self.name, loop)
         return line
 
     def _close_lines(self) -> None:
-        lines, self._lines = self._lines, None
-        for line in (lines or {}).values():
+        lines = self.__dict__.pop("_lines", {})
+        for line in list(lines.values()):
             line.close_soon()
 
     async def get_async(self, block: bool = True, timeout: float | None = None, *, copy: bool = True) -> T:
@@ -381,7 +463,7 @@ class AsyncCalls(WithItemType[T]):
         line = self._line()
         getters = line.getters
         began_ns = 0
-        if not getters:
+        if not getters.is_taken():
             try:
                 return port[-line.look_ns if line.is_idle() else 0]  # type: ignore[no-any-return]
             except Empty:
@@ -409,7 +491,7 @@ class AsyncCalls(WithItemType[T]):
             return self.get_many(max_items, max_bytes, False)
         line = self._line()
         getters = line.getters
-        if not getters:
+        if not getters.is_taken():
             try:
                 return self.get_many(max_items, max_bytes, False)
             except Empty:
@@ -444,30 +526,59 @@ class AsyncCalls(WithItemType[T]):
         def attempt() -> None:
             port[0] = item
 
-        await self._put_in_turn(attempt, deadline_ns)
+        await self._put_in_turn(attempt, deadline_ns, False)
 
     async def put_many_async(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
-        """As put_many(), for tasks: all of the items, or none."""
+        """As put_many(), for tasks: all of the items, or none.  Tasks of one loop put in the order in which they asked.
+
+        Also of a batch that goes in as several parts, no other task of this loop puts anything between them.  Cancelling it puts
+        nothing, or of such a batch nothing more: the CancelledError has `put_items`, as other exceptions.
+        """
         batch = list(items)
         deadline_ns = deadline_of(block, timeout)
         if deadline_ns == 0:
             return self.put_many(batch, False)
-        await self._put_in_turn(lambda: self.put_many(batch, False), deadline_ns)
+        if deadline_ns != FOREVER:
+            return await self._put_in_turn(lambda: self.put_many(batch, False), deadline_ns, True)
+        port = self._port
+        put, together = 0, len(batch)
 
-    async def _put_in_turn(self, attempt: Callable[[], None], deadline_ns: int) -> None:
+        def attempt() -> None:
+            nonlocal put, together
+            while True:
+                part = batch[put : put + together]
+                try:
+                    port[0, _refuse_part] = part
+                except _TooMany:
+                    together = (len(part) + 1) // 2
+                else:
+                    put += len(part)
+                    if put == len(batch):
+                        return
+
+        try:
+            await self._put_in_turn(attempt, deadline_ns, True)
+        except BaseException as error:
+            if put:
+                error.put_items = put  # type: ignore[attr-defined]
+            raise
+
+    async def _put_in_turn(self, attempt: Callable[[], None], deadline_ns: int, is_batch: bool) -> None:
         """Attempt it until it does not raise Full, each task when its turn has come."""
         line = self._line()
         putters = line.putters
-        first = not (putters or putters.woken)
+        first = not putters.is_taken()
         ticket = 0
         try:
             while True:
                 if first:
+                    line.listen(ROOM)
+                    began_ns = time.monotonic_ns()
                     try:
-                        line.listen(ROOM)
                         return attempt()
-                    except Full:
-                        pass
+                    except Full as error:
+                        needed = 0 if is_batch else getattr(error, "needed", 0)
+                        line.found_no_room(needed, time.monotonic_ns() - began_ns)
                 ticket = await line.turn(putters, ROOM, deadline_ns, ticket)
                 if not ticket:
                     raise full("Put operation timed out")
@@ -476,10 +587,10 @@ class AsyncCalls(WithItemType[T]):
             line.end()
             raise
         finally:
-            if putters:
-                putters.wake_first()
-            else:
+            if not putters:
                 _native.pass_on(self._handle)
+            elif first:
+                line.next_put()
 
     def __aiter__(self: Self) -> Self:
         return self
