@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,17 +13,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from helpers import SOON, Run, SlowToPickle, clean
 
 import sage_queue
-from sage_queue import SageQueue
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from sage_queue import SageQueue, ShutDown
 
 
 @pytest.fixture(autouse=True)
 def handlers_restored() -> Iterator[None]:
     """Tests set handlers of their own."""
-    numbers = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    numbers = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before):
@@ -185,46 +185,28 @@ def test_an_alarm_that_goes_off_while_an_item_is_serialized_is_not_the_items_fau
         assert isinstance(q.get(), Alarmed)
 
 
-# ---- the storm ----
+# ---- storms ----
 
-
-# A program that is hit by SIGINT thousands of times, at whatever instruction it happens to be at.  Each time that it is inside
-# body(), a KeyboardInterrupt is raised there; elsewhere the program could not catch it, and tells nothing about queues.
+# A program that is hit by 1,000 signals, one after the other: the next one is on its way when body() has begun again.  So the
+# default handler of SIGINT will do, and each signal is exactly one KeyboardInterrupt (or, by an alarm, one TimeoutError).
+#
+# Messages are taken in a way that has no gap of its own between get() and the list.  `item = q.get()` has none since Python 3.11;
+# in 3.10 every call has one behind it, in the caller, so there the interpreter's C code makes the call.
 STORM = """
-import os, random, signal, sys, time
+import os, random, select, signal, sys, time
+from helpers import SlowToPickle
 from sage_queue import SageQueue, ShutDown
 
-hits = 0
+name, which, weapon, padding, wanted = sys.argv[1:]
+padding, wanted = int(padding), int(wanted)
+hits = number = 0
+seen = []
+q = SageQueue(name)
 
-def interrupt(number, frame):
-    global hits
-    while frame is not None:
-        if frame.f_code is body.__code__:
-            hits += 1
-            raise KeyboardInterrupt
-        frame = frame.f_back
+def made(number):
+    return (number, SlowToPickle(number), b"x" * padding)
 
-def start_storm():
-    victim = os.getpid()
-    signal.signal(signal.SIGINT, interrupt)
-    cloud = os.fork()
-    while cloud == 0:
-        time.sleep(random.random() * 0.0004)
-        if os.getppid() != victim:
-            os._exit(0)
-        os.kill(victim, signal.SIGINT)
-    return cloud
-
-def end_storm(cloud):
-    os.kill(cloud, signal.SIGKILL)
-    os.waitpid(cloud, 0)
-    print(hits)
-"""
-
-# Messages are taken in a way that has no gap of its own between get() and the list.  `item = q.get()` has none since Python 3.11; in
-# 3.10 every call has one behind it, in the caller, so there the interpreter's C code makes the call.
-CONSUMER = """
-def body():
+def get():
     append = seen.append
     if sys.version_info >= (3, 11):
         while True:
@@ -233,82 +215,233 @@ def body():
     for item in iter(q.get, None):
         append(item[0])
 
-q, seen, done = SageQueue(sys.argv[1]), [], False
-cloud = start_storm()
-while not done:
-    try:
-        body()
-    except KeyboardInterrupt:
-        pass
-    except ShutDown:
-        done = True
-end_storm(cloud)
-print(seen == list(range(int(sys.argv[2]))))
-"""
+def get_many():
+    extend = seen.extend
+    while True:
+        extend(q.get_many(50))  # and so it is here
 
-PRODUCER = """
-def body():
+def put(goes_on=lambda: True):
     global number
-    while number < count:
-        q.put(number)
+    while goes_on():
+        q.put(made(number))
         number += 1
 
-q, number, count = SageQueue(sys.argv[1]), 0, int(sys.argv[2])
-cloud = start_storm()
-while number < count:
+def put_many(goes_on=lambda: True):
+    global number
+    while goes_on():
+        q.put_many([made(number), made(number + 1), made(number + 2)])
+        number += 3
+
+def cloud_of_ctrl_c():
+    "Another process sends the signals, each a random moment after it was told to."
+    victim = os.getpid()
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(writer)
+        while os.read(reader, 1):
+            time.sleep(random.random() ** 2 * 0.002)
+            os.kill(victim, signal.SIGINT)
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return lambda: os.write(writer, b"!")
+
+def alarm(number, frame):
+    raise TimeoutError
+
+def alarm_clock():
+    signal.signal(signal.SIGALRM, alarm)
+    return lambda: signal.setitimer(signal.ITIMER_REAL, 0.00001 + random.random() ** 2 * 0.002)
+
+body = {"get": get, "get_many": get_many, "put": put, "put_many": put_many}[which]
+call_for_the_next = {"ctrl-c": cloud_of_ctrl_c, "alarm": alarm_clock}[weapon]()
+while hits < wanted:
+    try:
+        call_for_the_next()
+        body()
+    except (KeyboardInterrupt, TimeoutError):
+        hits += 1
+print("enough", flush=True)
+if which.startswith("get"):
     try:
         body()
-    except KeyboardInterrupt:
+    except ShutDown:
         pass
-end_storm(cloud)
-q.shutdown()
+else:
+    body(lambda: not select.select([0], [], [], 0)[0])
+    q.shutdown()
+print(hits, number, *(item if isinstance(item, int) else item[0] for item in seen))
 """
 
+SIGNALS = 1000
+weapons = pytest.mark.parametrize("weapon", ["ctrl-c", "alarm"])
+paddings = pytest.mark.parametrize("padding", [0, 9000, 300_000], ids=["small", "in place", "in the arena"])
 
-@pytest.mark.parametrize(("count", "padding"), [(60_000, b""), (20_000, b"x" * 9000)], ids=["small", "large"])
-def test_a_storm_of_ctrl_c_on_a_consumer_loses_no_message_and_brings_none_twice(
-    name: str, run_python: Run, count: int, padding: bytes
-) -> None:
-    with SageQueue[Any](name, capacity="1 MiB") as q:
+
+class Stormed:
+    """The program above, running."""
+
+    def __init__(self, name: str, which: str, weapon: str, padding: int) -> None:
+        command = [sys.executable, "-c", STORM, name, which, weapon, str(padding), str(SIGNALS)]
+        path = {"PYTHONPATH": os.path.dirname(__file__)}
+        pipe = subprocess.PIPE
+        self.program = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **path})
+
+    def wait_for_the_last_signal(self) -> None:
+        assert self.program.stdout is not None
+        assert self.program.stdout.readline() == "enough\n"
+
+    def end(self) -> tuple[int, list[int]]:
+        """Have a producer stop.  How many it had put, and what a consumer had got, in its order."""
+        output, _ = self.program.communicate(timeout=SOON)  # which closes its standard input
+        assert self.program.returncode == 0
+        hits, number, *seen = map(int, output.split())
+        assert hits == SIGNALS
+        return number, seen
+
+
+def whole(seen: list[int], count: int) -> bool:
+    """Whether all have come, once, and in order.  In Python 3.10, what was put in the gap behind a call comes twice in a row."""
+    if sys.version_info >= (3, 11):
+        return seen == list(range(count))
+    return sorted(set(seen)) == list(range(count)) and seen == sorted(seen)
+
+
+@paddings
+@weapons
+@pytest.mark.parametrize("which", ["get", "get_many"])
+def test_a_storm_on_a_consumer_loses_no_message_and_brings_none_twice(name: str, which: str, weapon: str, padding: int) -> None:
+    count = 0
+    enough = threading.Event()
+    with SageQueue[Any](name, capacity="1 MiB", arena="4 MiB") as q:
 
         def put_all() -> None:
-            for number in range(count):
-                q.put((number, padding))
+            nonlocal count
+            while not enough.is_set():
+                q.put((count, SlowToPickle(count), b"x" * padding))
+                count += 1
+                if count % 50 == 0:
+                    time.sleep(0.0005)  # so that it has to wait, too
             q.shutdown()
 
+        consumer = Stormed(name, which, weapon, padding)
         thread = threading.Thread(target=put_all)
         thread.start()
-        hits, verdict = run_python(STORM + CONSUMER, name, str(count)).stdout.split()
-        thread.join()
-        assert int(hits) > 20
-        assert verdict == "True"
-        assert q.get_stats()["gets"] == count
+        try:
+            consumer.wait_for_the_last_signal()
+        finally:
+            enough.set()
+            thread.join()
+        _, seen = consumer.end()
+        assert seen == list(range(count))
+        stats = q.get_stats()
+        assert (stats["puts"], stats["gets"], q.qsize()) == (count, count, 0)
+        assert clean(q)
 
 
-def test_a_storm_of_ctrl_c_on_a_producer_loses_no_message_and_puts_none_twice(name: str, run_python: Run) -> None:
-    """A put that raised KeyboardInterrupt has put nothing, so the producer repeats it.
-
-    In Python 3.10 there is a gap behind every call, in the caller: there an item may come twice in a row."""
-    seen: list[int] = []
-    with SageQueue[int](name, maxsize=100) as q:
+@paddings
+@weapons
+@pytest.mark.parametrize("which", ["put", "put_many"])
+def test_a_storm_on_a_producer_loses_no_message_and_puts_none_twice(name: str, which: str, weapon: str, padding: int) -> None:
+    """A put that raised KeyboardInterrupt has put nothing, so the producer repeats it."""
+    with SageQueue[Any](name, maxsize=100, arena="4 MiB") as q:
+        seen: list[int] = []
 
         def take_all() -> None:
-            try:
-                while True:
-                    seen.append(q.get())
-            except sage_queue.ShutDown:
-                pass
+            for turn in itertools.count():
+                try:
+                    seen.append(q.get()[0])
+                except ShutDown:
+                    return
+                if turn % 200 == 0:
+                    time.sleep(0.002)  # so that it has to wait, too
 
+        producer = Stormed(name, which, weapon, padding)
         thread = threading.Thread(target=take_all)
         thread.start()
-        (hits,) = run_python(STORM + PRODUCER, name, "20000").stdout.split()
-        thread.join()
-    assert int(hits) > 20
-    if sys.version_info >= (3, 11):
-        assert seen == list(range(20_000))
-    else:
-        assert sorted(set(seen)) == list(range(20_000))
-        assert all(0 <= after - before <= 1 for before, after in zip(seen, seen[1:]))
+        try:
+            producer.wait_for_the_last_signal()
+            count, _ = producer.end()
+        finally:
+            q.shutdown()
+            thread.join()
+        assert whole(seen, count)
+        assert clean(q)
+
+
+@paddings
+@weapons
+@pytest.mark.parametrize(("puts", "gets"), [("put", "get"), ("put_many", "get_many")], ids=["one by one", "many"])
+def test_storms_on_both_ends_lose_nothing_and_double_nothing(name: str, puts: str, gets: str, weapon: str, padding: int) -> None:
+    with SageQueue[Any](name, capacity="1 MiB", arena="4 MiB") as q:
+        producer, consumer = Stormed(name, puts, weapon, padding), Stormed(name, gets, weapon, padding)
+        consumer.wait_for_the_last_signal()
+        producer.wait_for_the_last_signal()
+        count, _ = producer.end()
+        _, seen = consumer.end()
+        assert whole(seen, count)
+        assert clean(q)
+
+
+@pytest.mark.parametrize("call", ["get", "lease", "get_many", "put", "put of a large item", "put_many", "reserve"])
+def test_a_storm_of_signals_that_raise_nothing_ends_no_wait_early(call: str) -> None:
+    ran = 0
+
+    def count(number: int, frame: Any) -> None:
+        nonlocal ran
+        ran += 1
+
+    signal.signal(signal.SIGALRM, count)
+    with SageQueue[Any](maxsize=1, arena="1 MiB") as q:
+        calls: dict[str, Callable[[], Any]] = {
+            "get": lambda: q.get(timeout=0.5),
+            "lease": lambda: q.lease(timeout=0.5),
+            "get_many": lambda: q.get_many(timeout=0.5),
+            "put": lambda: q.put(1, timeout=0.5),
+            "put of a large item": lambda: q.put(b"x" * 900_000, timeout=0.5),
+            "put_many": lambda: q.put_many([1], timeout=0.5),
+            "reserve": lambda: q.reserve(900_000, timeout=0.5),
+        }
+        waits_for_items = call in ("get", "lease", "get_many")
+        if not waits_for_items:
+            q.put(b"x" * 900_000)
+        before = q.get_stats()
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            start = time.monotonic()
+            with pytest.raises(sage_queue.Empty if waits_for_items else sage_queue.Full):
+                calls[call]()
+            assert time.monotonic() - start >= 0.5
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        assert ran > 100
+        after = q.get_stats()
+        assert [after[key] for key in ("puts", "gets", "items", "reserved")] == [
+            before[key] for key in ("puts", "gets", "items", "reserved")
+        ]
+
+
+def test_a_storm_of_signals_that_raise_nothing_does_not_end_a_wait_for_ever() -> None:
+    signal.signal(signal.SIGALRM, lambda number, frame: None)
+    with SageQueue[Any](maxsize=1) as q:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            timer = threading.Timer(0.3, q.put, ("here",))
+            timer.start()
+            assert q.get() == "here"
+            timer.join()
+            timer = threading.Timer(0.3, q.task_done)
+            timer.start()
+            q.join()
+            timer.join()
+            assert q.get_stats()["unfinished"] == 0
+            q.put("in the way")
+            timer = threading.Timer(0.3, q.get)
+            timer.start()
+            q.put("has room now")
+            timer.join()
+            assert q.get() == "has room now"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_ctrl_c_ends_a_program_that_waits_and_leaves_nothing(name: str, run_python: Run) -> None:

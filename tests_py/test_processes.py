@@ -6,7 +6,6 @@ import concurrent.futures
 import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
 import threading
 import time
@@ -15,22 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import SOON, Run, finish, in_a_fork, until
 
 import sage_queue
 from sage_queue import SageQueue, SageQueueRef, ShutDown
 
-SOON = 60.0
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
 def files(directory: pathlib.Path) -> int:
     return len(list(directory.iterdir()))
-
-
-def finish(*processes: Any) -> None:
-    for process in processes:
-        process.join(SOON)
-    assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
 # ---- handing a queue over ----
@@ -206,9 +196,7 @@ def test_tasks_that_a_killed_child_had_got_count_as_done(context: Any) -> None:
         q.put("work")
         child = context.Process(target=get_and_hang, args=(q,))
         child.start()
-        give_up = time.monotonic() + SOON
-        while not q.empty() and time.monotonic() < give_up:
-            time.sleep(0.01)
+        until(q.empty)
         child.kill()
         child.join(SOON)
         q.join()
@@ -222,27 +210,10 @@ def get_and_hang(q: SageQueue[Any]) -> None:
 # ---- fork, with everything as it is ----
 
 
-def in_a_fork(action: Callable[[], Any]) -> None:
-    """Run `action` in a child made by os.fork(), which leaves without any clean-up, as such children do."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
-
-
 def test_an_inherited_handle_works_in_the_child_and_goes_on_in_the_parent() -> None:
     with SageQueue[Any]() as q:
         q.put("to child")
-        in_a_fork(lambda: (q.put(q.get()), q.put("from child")))
+        in_a_fork(lambda: q.put(q.get()), lambda: q.put("from child"))
         assert [q.get(), q.get()] == ["to child", "from child"]
 
 
@@ -278,7 +249,7 @@ def test_a_fork_while_other_threads_wait_does_not_stop_the_child_or_them() -> No
         threads = [threading.Thread(target=lambda: got.append(q.get())) for _ in range(3)]
         for thread in threads:
             thread.start()
-        time.sleep(0.05)
+        until(lambda: q.get_stats()["sleeps"] >= 3)
 
         def use() -> None:
             busy.put("mine")
@@ -320,17 +291,19 @@ def test_forking_again_and_again_under_load_harms_nothing() -> None:
 
 def test_grandchildren_use_the_queue_too() -> None:
     with SageQueue[Any]() as q:
-        in_a_fork(lambda: (q.put("child"), in_a_fork(lambda: q.put("grandchild")), q.put("child again")))
+        in_a_fork(lambda: q.put("child"), lambda: in_a_fork(lambda: q.put("grandchild")), lambda: q.put("child again"))
         assert [q.get(), q.get(), q.get()] == ["child", "grandchild", "child again"]
 
 
 # ---- leaving ----
 
 
+kept: list[SageQueue[Any]] = []
+
+
 def open_and_leave(name: str, how: str) -> None:
-    global kept
-    kept = SageQueue[Any](name, auto_cleanup=True)
-    kept.put("something")
+    kept.append(SageQueue(name, auto_cleanup=True))
+    kept[0].put("something")
     if how == "sys.exit":
         sys.exit(0)
     if how == "error":
@@ -365,10 +338,7 @@ if __name__ == "__main__":
     os._exit(0)
 """
     run_python(code, name)
-    give_up = time.monotonic() + SOON
-    while files(queue_directory) and time.monotonic() < give_up:
-        time.sleep(0.01)
-    assert files(queue_directory) == 0
+    until(lambda: files(queue_directory) == 0)
 
 
 def test_a_child_still_owning_messages_of_the_queue_leaves_them_to_the_parent(context: Any) -> None:
@@ -392,9 +362,7 @@ def test_the_death_of_a_waiting_process_harms_nobody(context: Any, waiting: str)
         children = [context.Process(target=wait_in, args=(q, waiting)) for _ in range(3)]
         for child in children:
             child.start()
-        give_up = time.monotonic() + SOON
-        while q.get_stats()["sleeps"] < 3 and time.monotonic() < give_up:
-            time.sleep(0.01)
+        until(lambda: q.get_stats()["sleeps"] >= 3)
         for child in children:
             child.kill()
             child.join(SOON)
