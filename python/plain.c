@@ -4,7 +4,7 @@
  * object, a memo of everything, a table of functions, opcodes.  docs/decisions/0013-plain-data.md has the measurements.
  *
  * What comes out is what pickle would have given.  So only exact types are written here, of ints those of 64 bits, of strs those
- * without lone surrogates; everything else is left to pickle, and the message as a whole with it.  pickle also keeps it when one object
+ * without lone surrogates; all else is left to pickle, and the message as a whole with it.  pickle also keeps it when one object
  * is there twice.  For what can be changed (and for tuples, which may hold such) that is seen afterwards, so it is left to pickle, too:
  * what has a single reference cannot be there twice, and what has more is remembered.  Long strs and bytes are remembered, for
  * repeated they could make a message far larger than a pickle.
@@ -224,7 +224,8 @@ static int write_container(struct writer *writer, PyObject *item, int depth)
         return 1;
     }
     if (!PyByteArray_CheckExact(item)) return 0;
-    return may_write(writer, item) && write_content(out, TAG_BYTEARRAY_4, PyByteArray_AsString(item), (size_t)PyByteArray_Size(item));
+    size_t size = (size_t)PyByteArray_Size(item);
+    return may_write(writer, item) && write_content(out, TAG_BYTEARRAY_4, PyByteArray_AsString(item), size);
 }
 
 static int write_value(struct writer *writer, PyObject *item, int depth)
@@ -344,7 +345,8 @@ static PyObject *read_name(struct reader *reader, size_t size)
     } else {
         begin = (uint32_t)text[0] | (uint32_t)text[size / 2] << 8 | (uint32_t)text[size - 1] << 16;
     }
-    struct plain_name *name = &reader->names->slots[(begin * 31 + end + (uint32_t)size) * UINT32_C(0x9e3779b1) >> (32 - PLAIN_NAMES_LOG2)];
+    uint32_t mixed = (begin * 31 + end + (uint32_t)size) * UINT32_C(0x9e3779b1);
+    struct plain_name *name = &reader->names->slots[mixed >> (32 - PLAIN_NAMES_LOG2)];
     if (name->size == size && !memcmp(name->bytes, text, size)) return Py_NewRef(name->text);
     PyObject *made = new_str(text, size);
     if (!made) return NULL;

@@ -206,7 +206,7 @@ def test_the_first_python_program_of_the_readme_runs(tmp_path: pathlib.Path) -> 
     assert done.stdout.split() == expected or not expected, done.stdout
 
 
-# ---- the programs of the page on zero copy ----
+# ---- the programs of the pages ----
 
 ZERO_COPY = ROOT / "docs" / "zero-copy.md"
 
@@ -218,10 +218,11 @@ def blocks_of(document: pathlib.Path, language: str) -> str:
     return "\n".join(blocks)
 
 
-def test_the_python_programs_of_the_page_on_zero_copy_run(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("page", ["zero-copy.md", "waiting.md"])
+def test_the_python_programs_of_a_page_run(tmp_path: pathlib.Path, page: str) -> None:
     pytest.importorskip("numpy")
-    program = tmp_path / "zero_copy.py"
-    program.write_text(blocks_of(ZERO_COPY, "python"), encoding="utf-8")
+    program = tmp_path / "page.py"
+    program.write_text(blocks_of(ROOT / "docs" / page, "python"), encoding="utf-8")
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
 

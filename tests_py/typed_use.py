@@ -22,7 +22,7 @@ def plain(jobs: SageQueue[Job]) -> None:
     assert_type(jobs.get(timeout=0.5, copy=False), Job)
     assert_type(jobs.get_nowait().number, int)
     assert_type(jobs.get_reference(), SageQueueRef)
-    jobs.get(True, None, False)  # type: ignore[call-arg, misc]  # pyright: ignore[reportCallIssue]
+    jobs.get(True, None, False)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     with jobs.lease() as message:
         assert_type(message, Lease[Job])
         assert_type(message.value, Job)

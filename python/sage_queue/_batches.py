@@ -7,7 +7,7 @@ the batch as a whole: a call that raises has put nothing, or taken nothing.
 from __future__ import annotations
 
 from . import _native
-from ._errors import Empty, Full, MessageTooLarge, ShutDown
+from ._errors import Empty, MessageTooLarge, ShutDown, empty, full
 from ._held import T, WithItemType, deadline_of
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -78,7 +78,7 @@ class Batches(WithItemType[T]):
         if num_items == 0:
             return []
         if size < num_items and size:  # with none, the port knows whether there will ever be any
-            raise Empty(f"Cannot get {num_items} items from queue of size {size}.")
+            raise empty(f"Cannot get {num_items} items from queue of size {size}.")
         return self._port[0, num_items, None, True]
 
     def drain(self) -> list[T]:
@@ -114,4 +114,4 @@ def _refuse_batch(items: int, bytes: int) -> None:
 
 
 def _refuse_batch_as_full(items: int, bytes: int) -> None:
-    raise Full(f"Queue is full: a batch of {items} items ({bytes} bytes) can never be in it at once; put fewer at a time")
+    raise full(f"Queue is full: a batch of {items} items ({bytes} bytes) can never be in it at once; put fewer at a time")

@@ -1,20 +1,24 @@
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any, final, overload
+
+from typing_extensions import Buffer
 
 ffi: Any
 lib: Any
 
-class Block:
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+@final
+class Block(Buffer): ...
 
+@final
 class Taken:
     attempts: int
     def ack(self) -> int: ...
     def nack(self) -> int: ...
 
+@final
 class Port:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         handle: Any,
         address: int,
         framed: bool,
@@ -28,7 +32,7 @@ class Port:
         views: bool,
         writable: bool,
         /,
-    ) -> None: ...
+    ) -> Port: ...
     @overload
     def __getitem__(self, deadline_ns: int | None, /) -> Any: ...
     @overload
