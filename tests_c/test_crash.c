@@ -1021,8 +1021,9 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     uint64_t behind = scenario->at_prelude == go_past_the_claim && shared->prelude_done ? next_id + 1 : 0;
     if (scenario->at_prelude == go_past_the_claims && shared->prelude_done) behind = next_id + BATCH;
 
-    /* How often one who waits looks, and reclaims, depends on time: then it went whole past this occurrence. */
-    if (how != COUNT && occurrence > 0 && WIFEXITED(state) && WEXITSTATUS(state) == 0) {
+    /* How often one who waits looks, and reclaims, depends on time; and beside one who assists, also what it meets half done: then it
+     * went whole past this occurrence. */
+    if (how != COUNT && (occurrence > 0 || scenario->assist) && WIFEXITED(state) && WEXITSTATUS(state) == 0) {
         how = COUNT;
         missed++;
     }

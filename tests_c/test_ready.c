@@ -1046,7 +1046,7 @@ static int fork_and_be_killed(void *context)
         char bytes[16];
         size_t size;
         ringbuf_status status = ringbuf_get(rb, &size, bytes, sizeof bytes, 0);
-        ringbuf_free(rb);
+        ringbuf_leave_all(); /* also the handle that it has inherited from the test */
         atomic_store(&other->seen, woken && status == RINGBUF_OK ? 1 : 2);
         _exit(0);
     }

@@ -305,7 +305,9 @@ class QueueBesideItsModel(RuleBasedStateMachine):
 
     def create(self, mode: Any = "open_or_create") -> None:
         new = self.model is None or mode == "fresh"
-        retries: dict[str, Any] = {"max_attempts": self.max_attempts, "dead_letter": self.dead_letters} if self.max_attempts else {}
+        retries: dict[str, Any] = {}
+        if self.max_attempts:
+            retries = {"max_attempts": self.max_attempts, "dead_letter": self.dead_letters}
         q = SageQueue[Any](
             self.name,
             self.maxsize if new else 77,  # the queue's own sizes hold

@@ -359,10 +359,9 @@ def test_a_child_that_is_killed_leaves_its_work_to_others(way: Way) -> None:
         for _ in range(3):
             with q.lease(timeout=SOON) as message:
                 seen[message.value] = message.attempts
-        losses = 3 - list(seen.values()).count(1)
-        assert sorted(seen) == [0, 1, 2] and seen[first] == 2 and losses >= 1
-        while not other.empty():  # joblib had two of them
-            assert seen[other.get()[1]] == 2
+        noted = [first] + [other.get()[1] for _ in range(other.qsize())]  # joblib had two of them, and perhaps the same message
+        assert sorted(seen) == [0, 1, 2]
+        assert all(seen[value] > noted.count(value) for value in noted)
         q.join()
         way.end()
         until(lambda: alone(q) and alone(other))

@@ -205,7 +205,6 @@ static void drop_from_list(struct ringbuf *rb)
 /** Only async-signal-safe calls: other threads of the parent are gone, and may have held any lock but handles_mutex. */
 static void after_fork_in_child(void)
 {
-    pthread_mutex_init(&handles_mutex, NULL);
     for (struct ringbuf *rb = handles; rb; rb = rb->next) {
         rbi_fd inherited = rb->fd;
         rb->fd = -1;
@@ -227,6 +226,7 @@ static void after_fork_in_child(void)
         }
         rbi_file_close(inherited);
     }
+    rbi_handles_let_go(); /* this thread, the only one of the child, took it before the fork */
 }
 
 static void install_fork_handlers(void) { pthread_atfork(rbi_handles_hold, rbi_handles_let_go, after_fork_in_child); }
