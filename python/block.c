@@ -152,6 +152,7 @@ static PyType_Spec spec = {
 
 int block_install(PyObject *module)
 {
-    block_type = (PyTypeObject *)PyType_FromSpec(&spec); /* for as long as the process lives, as the module itself */
+    /* For as long as the process lives; also if the module is imported anew, for old blocks must be known as what they are. */
+    if (!block_type) block_type = (PyTypeObject *)PyType_FromSpec(&spec);
     return block_type ? PyObject_SetAttrString(module, "Block", (PyObject *)block_type) : -1;
 }

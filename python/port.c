@@ -622,18 +622,21 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-/** Add our types to the module that cffi made.  0, or -1.  (cffi has released the GIL.) */
+/** Add our types to the module that cffi made.  0, or -1.  (cffi has released the GIL, and this takes it for the main interpreter: in
+ *  another one the module is without them, by which _native.py knows.) */
 int sage_install_port(void)
 {
     PyGILState_STATE gil = PyGILState_Ensure();
     PyObject *module = PyImport_ImportModule("sage_queue._ringbuf");
-    protocol = PyLong_FromLong(5);
-    callback_name = Py_BuildValue("(s)", "buffer_callback");
-    torch_name = PyUnicode_InternFromString("torch");
-    PyObject *type = module && protocol && callback_name && torch_name ? PyType_FromSpec(&spec) : NULL;
-    int result = type && block_install(module) == 0 && taken_install(module) == 0 ? PyObject_SetAttrString(module, "Port", type) : -1;
+    static PyObject *type; /* once, as in block_install() */
+    if (!type) {
+        protocol = PyLong_FromLong(5);
+        callback_name = Py_BuildValue("(s)", "buffer_callback");
+        torch_name = PyUnicode_InternFromString("torch");
+        if (protocol && callback_name && torch_name) type = PyType_FromSpec(&spec);
+    }
+    int result = module && type && block_install(module) == 0 && taken_install(module) == 0 ? PyObject_SetAttrString(module, "Port", type) : -1;
     if (result < 0) PyErr_Print();
-    Py_XDECREF(type);
     Py_XDECREF(module);
     PyGILState_Release(gil);
     return result;

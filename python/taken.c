@@ -101,6 +101,6 @@ static PyType_Spec spec = {
 
 int taken_install(PyObject *module)
 {
-    taken_type = (PyTypeObject *)PyType_FromSpec(&spec); /* for as long as the process lives, as the module itself */
+    if (!taken_type) taken_type = (PyTypeObject *)PyType_FromSpec(&spec); /* once, as in block_install() */
     return taken_type ? PyObject_SetAttrString(module, "Taken", (PyObject *)taken_type) : -1;
 }

@@ -209,6 +209,7 @@ def test_a_get_without_a_copy_looks_at_the_memory_of_the_queue() -> None:
             assert not view.flags.writeable and view[-1] == 99_999
             assert q.get_stats()["held"] == 1
             del view, waiting
+            await turns()  # the step that a task's end has woken keeps that task, with its result
             assert q.get_stats()["held"] == 0
 
     run_plainly(main)
@@ -472,6 +473,44 @@ def test_a_newcomer_does_not_overtake_those_who_wait(run: Any) -> None:
             await soon(late)
 
     run(main)
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_those_whose_items_somebody_else_took_keep_their_places(moment: int, name: str, run: Any) -> None:
+    async def main() -> None:
+        with SageQueue[int](name) as q, SageQueue[int](name) as other:
+            for _ in range(20):
+                waiting = tasks_of(*(q.get_async() for _ in range(6)))
+                await turns()
+                other.put_many([0, 1, 2])
+                await turns(moment)
+                stolen = drained(other)
+                left = [number for number in (0, 1, 2) if number not in stolen]
+                await turns()
+                await cancelled(waiting[3:4])
+                other.put_many(range(3, 9))
+                survivors = waiting[:3] + waiting[4:]
+                assert await soon(asyncio.gather(*survivors)) == [*left, *range(3, 9)][:5]
+                assert len(drained(other)) == 1 + len(left)
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_eager_tasks_are_served_in_turn_and_lose_nothing() -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+        with SageQueue[int](maxsize=2) as q:
+            gets = tasks_of(*(q.get_async() for _ in range(50)))
+            puts = tasks_of(*(q.put_async(number) for number in range(50)))
+            assert await soon(asyncio.gather(*gets)) == list(range(50))
+            await soon(asyncio.gather(*puts))
+            puts = tasks_of(*(q.put_async(number) for number in range(50)))
+            await cancelled(puts[10:20])
+            assert [await soon(q.get_async()) for _ in range(40)] == [*range(10), *range(20, 50)]
+            assert q.empty()
+
+    run_plainly(main)
 
 
 @pytest.mark.parametrize("moment", range(4))
@@ -905,7 +944,7 @@ def test_shutdown_ends_every_waiting_call(who: str, immediate: bool, run: Any) -
                 empty.shutdown(immediate)
                 full.shutdown(immediate)
             else:
-                child = fork.Process(target=lambda: (empty.shutdown(immediate), full.shutdown(immediate)))
+                child = fork.Process(target=shut_down, args=([empty, full], immediate))
                 child.start()
                 finish(child)
             joiners = waiting[6::7]
@@ -923,6 +962,11 @@ def test_shutdown_ends_every_waiting_call(who: str, immediate: bool, run: Any) -
             assert await outcome(full.put_async(1)) is ShutDown
 
     run(main)
+
+
+def shut_down(queues: list[SageQueue[Any]], immediate: bool) -> None:
+    for q in queues:
+        q.shutdown(immediate)
 
 
 def test_what_is_left_at_a_shutdown_is_still_handed_out_in_turn(run: Any) -> None:

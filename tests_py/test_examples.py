@@ -32,3 +32,10 @@ def test_every_job_is_done_though_workers_are_killed() -> None:
     assert match
     assert int(match[1]) + len(match[3].split(",")) >= 300
     assert int(match[2]) > 0
+
+
+@pytest.mark.parametrize("requests", [8, 2000])
+def test_every_request_that_waits_is_answered_by_the_workers_that_are_left(requests: int) -> None:
+    match = re.fullmatch(r"(\d+) requests, (\d+) answered, (\d+) given up, one worker killed\n", run("async_workers.py", requests))
+    assert match
+    assert int(match[1]) == int(match[2]) + int(match[3]) == requests

@@ -341,6 +341,7 @@ STATIC = {
     "taken.c: taken_type": "likewise",
     "port.c: port_type": "likewise",
     "port.c: protocol": "likewise",
+    "port.c: type": "likewise",
     "port.c: callback_name": "likewise",
     "port.c: torch_name": "likewise",
     "port.c: modules_then": "with the GIL held; what another thread may see of it meanwhile is an old answer",

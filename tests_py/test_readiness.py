@@ -586,7 +586,7 @@ def test_wait_takes_queues_together_with_pipes_sockets_sentinels_and_numbers() -
     child: Any = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
     with SageQueue[int]() as q, here, there, left, right:
         child.start()
-        things = [q, here, left, reading]
+        things: list[Any] = [q, here, left, reading]
         assert sage_queue.wait(things, 0) == []
         there.send("x")
         assert sage_queue.wait(things, SOON) == [here]
@@ -612,13 +612,14 @@ def test_wait_takes_queues_together_with_pipes_sockets_sentinels_and_numbers() -
 def test_queues_may_stand_in_the_wait_of_multiprocessing() -> None:
     here, there = multiprocessing.Pipe()
     with SageQueue[int]() as a, SageQueue[int]() as b, here, there:
-        assert multiprocessing.connection.wait([a, here, b], 0) == []
+        things: list[Any] = [a, here, b]
+        assert multiprocessing.connection.wait(things, 0) == []
         timer = threading.Timer(0.05, b.put, (1,))
         timer.start()
-        assert multiprocessing.connection.wait([a, here, b]) == [b]
+        assert list[Any](multiprocessing.connection.wait(things)) == [b]
         timer.join()
         there.send("x")
-        ready = multiprocessing.connection.wait([a, here, b], SOON)
+        ready = list[Any](multiprocessing.connection.wait(things, SOON))
         assert len(ready) == 2 and b in ready and here in ready
         assert b.get() == 1
 
@@ -809,6 +810,10 @@ def in_a_fork(action: Callable[[], Any]) -> int:
     return child
 
 
+def expect(what: bool) -> None:
+    assert what
+
+
 def ended(child: int) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
@@ -893,7 +898,7 @@ def test_a_fork_while_other_threads_sleep_on_descriptors_stops_neither_them_nor_
         for thread in threads:
             thread.start()
         for _ in range(20):
-            ended(in_a_fork(lambda: is_up(q) and fail()))
+            ended(in_a_fork(lambda: expect(not is_up(q))))
         ended(in_a_fork(lambda: q.put(1)))
         for thread in threads:
             thread.join(SOON)

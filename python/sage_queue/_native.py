@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 if lib.sage_install_port() != 0:
     raise ImportError("sage_queue._ringbuf is damaged: its Port cannot be made; install the package again")
+if not hasattr(_ringbuf, "Port"):
+    raise ImportError("sage_queue cannot be used in a subinterpreter; import it in the main one, and use processes or threads")
 
 
 Port = _ringbuf.Port
