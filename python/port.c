@@ -622,22 +622,30 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-/** Add our types to the module that cffi made.  0, or -1.  (cffi has released the GIL, and this takes it for the main interpreter: in
- *  another one the module is without them, by which _native.py knows.) */
-int sage_install_port(void)
+/** Add our types to the module.  They are made once, as in block_install().  0, or -1. */
+static int install(void)
 {
-    PyGILState_STATE gil = PyGILState_Ensure();
-    PyObject *module = PyImport_ImportModule("sage_queue._ringbuf");
-    static PyObject *type; /* once, as in block_install() */
+    static PyObject *type;
     if (!type) {
         protocol = PyLong_FromLong(5);
         callback_name = Py_BuildValue("(s)", "buffer_callback");
         torch_name = PyUnicode_InternFromString("torch");
         if (protocol && callback_name && torch_name) type = PyType_FromSpec(&spec);
     }
+    PyObject *module = PyImport_ImportModule("sage_queue._ringbuf");
     int result = module && type && block_install(module) == 0 && taken_install(module) == 0 ? PyObject_SetAttrString(module, "Port", type) : -1;
     if (result < 0) PyErr_Print();
     Py_XDECREF(module);
+    return result;
+}
+
+/** Add our types to the module that cffi made.  (cffi has released the GIL.)  0; -1 if that failed; 1 in a subinterpreter, where nothing
+ *  is done: what is static here is the main interpreter's.  Before CPython 3.12 the GIL is taken for the main one anyway, and a
+ *  subinterpreter finds its own module without the types. */
+int sage_install_port(void)
+{
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int result = PyInterpreterState_GetID(PyInterpreterState_Get()) == 0 ? install() : 1;
     PyGILState_Release(gil);
     return result;
 }

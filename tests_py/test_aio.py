@@ -1423,7 +1423,8 @@ def test_a_closed_queue_leaves_nothing_registered_in_the_loop(run: Any) -> None:
         for _ in range(20):
             with SageQueue[int](maxsize=1) as q:
                 q.put(1)
-                waiting = tasks_of(outcome(q.put_async(2)), outcome(q.join_async()), *(outcome(q.get_many_async()) for _ in range(3)))
+                calls = [q.put_async(2), q.join_async(), *(q.get_many_async() for _ in range(3))]
+                waiting = tasks_of(*(outcome(call) for call in calls))
                 await turns()
             assert QueueClosed in await soon(asyncio.gather(*waiting))
             reading, writing = os.pipe()

@@ -68,7 +68,7 @@ class Batches(WithItemType[T]):
         """Take `num_items` items out of the queue, or none of them, without waiting.  (From ray.util.queue.Queue.)
 
         Raises Empty (fewer are there; nothing was taken), ShutDown, QueueClosed, or ValueError: one of the messages cannot be
-        deserialized, and is gone (with max_attempts, it has had one); the others stay where they were.
+        deserialized, and is gone (with max_attempts, it has had one); the others go back, and come before younger ones.
         """
         if not isinstance(num_items, int):
             raise TypeError("Argument 'num_items' must be an int")

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from ._codec import Codec
 
-if lib.sage_install_port() != 0:
+_failed = lib.sage_install_port()
+if _failed < 0:
     raise ImportError("sage_queue._ringbuf is damaged: its Port cannot be made; install the package again")
-if not hasattr(_ringbuf, "Port"):
+if _failed or not hasattr(_ringbuf, "Port"):
     raise ImportError("sage_queue cannot be used in a subinterpreter; import it in the main one, and use processes or threads")
 
 
