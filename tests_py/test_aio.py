@@ -90,9 +90,11 @@ async def until(question: Callable[[], Any]) -> None:
 
 
 async def outcome(what: Awaitable[Any]) -> Any:
-    """The result, or the class of the exception."""
+    """The result, or the class of the exception.  (Where Ray's queue is loaded, Empty and Full are Ray's children of them.)"""
     try:
         return await what
+    except (Empty, Full) as error:
+        return Empty if isinstance(error, Empty) else Full
     except (Exception, asyncio.CancelledError) as error:
         return type(error)
 
