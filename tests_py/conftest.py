@@ -23,7 +23,9 @@ import pytest
 
 # Before anything imports sage_queue, and for every process that a test starts.
 _BASE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-_DIRECTORY = tempfile.mkdtemp(prefix="sage_queue_tests.", dir=_BASE)
+# A child that imports this file, too, is of the session whose directory it has inherited.
+_DIRECTORY = os.environ.get("SAGE_QUEUE_TESTS") or tempfile.mkdtemp(prefix="sage_queue_tests.", dir=_BASE)
+os.environ["SAGE_QUEUE_TESTS"] = _DIRECTORY
 os.environ["SAGE_QUEUE_DIR"] = _DIRECTORY
 
 LONGEST_TEST_S = 600
