@@ -8,7 +8,6 @@
  * between leaves some messages taken, ended or returned and the others not, as between two such calls; and if it comes before the
  * wake, whoever sleeps looks by himself at his next liveness check, as after a death between a release and its wake. */
 #include "calls.h"
-#include "copy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,12 +34,6 @@ static inline bool is_large(const ringbuf *rb, const struct outgoing *message) {
 static inline size_t bytes_in_ring(const ringbuf *rb, const struct outgoing *message)
 {
     return is_large(rb, message) ? RBI_REFERENCE_BYTES : message->size;
-}
-
-static void fill(uint8_t *to, const struct outgoing *message)
-{
-    for (const ringbuf_part *part = message->parts; part < message->parts + message->count; to += part++->size)
-        if (part->size) rbi_copy(to, part->data, part->size);
 }
 
 static void free_runs(ringbuf *rb, const struct put_all_call *call, size_t upto)
@@ -103,7 +96,7 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
         struct outgoing *message = &call->messages[i];
         if (is_large(rb, message)) status = rbi_refer(rb, &message->record, &call->runs[i], message->size);
         else if (message->count == 1 && message->size) memcpy(message->record.payload, message->parts->data, message->size);
-        else fill(message->record.payload, message);
+        else rbi_gather(message->record.payload, message->parts, message->count);
     }
     RBI_POINT(payload_written);
     if (status != RINGBUF_OK) {
@@ -165,7 +158,7 @@ static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t lar
         if (status == RINGBUF_E_TIMEOUT) return RINGBUF_E_ARENA_FULL;
         if (status != RINGBUF_OK) return status;
         for (size_t i = 0; i < call->count; i++)
-            if (is_large(rb, &call->messages[i])) fill(call->runs[i].payload, &call->messages[i]);
+            if (is_large(rb, &call->messages[i])) rbi_gather(call->runs[i].payload, call->messages[i].parts, call->messages[i].count);
     }
     struct rbi_waiting space = {&rb->header->space, &rb->space_patience, puts, attempt_put_all, room_for_all, rbi_some_room};
     status = attempt_put_all(rb, call);
@@ -253,9 +246,7 @@ ringbuf_status ringbuf_return_all(ringbuf *rb, const ringbuf_message *messages, 
         ringbuf_status returned = rbi_return_untouched(rb, &messages[i]);
         if (returned != RINGBUF_OK) status = returned;
     }
-    if (count) rbi_wake_items(rb);
-    rbi_discard_if_shut_down(rb);
-    if (rbi_shutdown_of(rb) == 2) rbi_wake_joiners(rb); /* as in ringbuf_nack() */
+    if (count) rbi_after_giving_back(rb);
     rbi_handle_leave(rb);
     return status;
 }

@@ -10,6 +10,7 @@
 #ifndef RBI_CALLS_H
 #define RBI_CALLS_H
 
+#include "copy.h"
 #include "ready.h"
 
 enum {
@@ -89,6 +90,13 @@ bool rbi_went_round_the_stuck(ringbuf *rb, uint64_t size);
 /** Make the claimed record one that refers to the run, which holds a message of `size` bytes and is RESERVED by us. */
 ringbuf_status rbi_refer(ringbuf *rb, struct rbi_record *record, struct rbi_run *run, size_t size);
 
+/** Copy the parts, one behind another. */
+static inline void rbi_gather(uint8_t *to, const ringbuf_part *parts, size_t count)
+{
+    for (const ringbuf_part *part = parts; part < parts + count; to += part++->size)
+        if (part->size) rbi_copy(to, part->data, part->size);
+}
+
 /** Claim a record for so many bytes, which gets its pages if need be.  RINGBUF_E_TIMEOUT: the ring is full. */
 static inline ringbuf_status rbi_claim(ringbuf *rb, struct rbi_record *record, size_t bytes)
 {
@@ -116,6 +124,9 @@ static inline bool rbi_some_room(ringbuf *rb) { return rbi_ring_has_room(&rb->ri
 
 /** Throw away what nobody can get any more, if a shutdown at once has come. */
 void rbi_discard_if_shut_down(ringbuf *rb);
+
+/** Messages have gone back: wake a consumer, or throw them away if a shutdown at once has come. */
+void rbi_after_giving_back(ringbuf *rb);
 
 /** The steps of ringbuf_take, _ack and _nack for whoever does several in one call: in a call that has begun, without waking. */
 ringbuf_status rbi_take_first(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);

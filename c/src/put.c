@@ -1,6 +1,5 @@
 /* put.c — floor 4: putting one message; reserving room in the arena, filling it in place, and committing it. */
 #include "calls.h"
-#include "copy.h"
 
 #include <string.h>
 
@@ -117,12 +116,6 @@ ringbuf_status rbi_refer(ringbuf *rb, struct rbi_record *record, struct rbi_run 
     return RINGBUF_OK;
 }
 
-static void gather(uint8_t *to, const ringbuf_part *parts, size_t count)
-{
-    for (const ringbuf_part *part = parts; part < parts + count; to += part++->size)
-        if (part->size) rbi_copy(to, part->data, part->size);
-}
-
 static ringbuf_status attempt_put(ringbuf *rb, void *context)
 {
     const struct put_call *call = context;
@@ -149,7 +142,7 @@ static ringbuf_status attempt_put(ringbuf *rb, void *context)
     } else if (call->count == 1) {
         memcpy(record.payload, call->parts->data, call->size);
     } else {
-        gather(record.payload, call->parts, call->count);
+        rbi_gather(record.payload, call->parts, call->count);
     }
     RBI_POINT(payload_written);
     if (rbi_ring_publish(&rb->ring, &record, rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
@@ -182,7 +175,7 @@ static ringbuf_status put_large(ringbuf *rb, struct put_call *call, int64_t dead
     ringbuf_status status = rbi_look_for_room(rb, rbi_ring_cells_for(&rb->ring, RBI_REFERENCE_BYTES), 1, deadline_ns);
     if (status == RINGBUF_OK) status = reserve(rb, &room, deadline_ns);
     if (status != RINGBUF_OK) return status;
-    gather(room.run.payload, call->parts, call->count);
+    rbi_gather(room.run.payload, call->parts, call->count);
     RBI_POINT(payload_written);
     call->run = &room.run;
     status = put(rb, call, deadline_ns);

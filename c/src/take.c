@@ -1,6 +1,5 @@
 /* take.c — floor 4: taking messages, and ending what was taken. */
 #include "calls.h"
-#include "copy.h"
 
 #include <string.h>
 
@@ -276,20 +275,32 @@ void rbi_discard_if_shut_down(ringbuf *rb)
     }
 }
 
+/** The message goes back to the queue, whose consumers are yet to be woken. */
+static ringbuf_status give_back(ringbuf *rb, const struct taken *taken)
+{
+    if (taken->in_arena) {
+        if (rbi_arena_give_back(&rb->arena, &taken->run, rb->registry.self) != RBI_ARENA_OK) return RINGBUF_E_INVALID;
+        rbi_ring_set_returned(&rb->ring);
+    } else {
+        rbi_ring_give_back(&rb->ring, &taken->record);
+    }
+    return RINGBUF_OK;
+}
+
+void rbi_after_giving_back(ringbuf *rb)
+{
+    rbi_wake_items(rb);
+    rbi_discard_if_shut_down(rb);
+    if (rbi_shutdown_of(rb) == 2) rbi_wake_joiners(rb); /* it was the last thing a join waited for, perhaps */
+}
+
 ringbuf_status ringbuf_nack(ringbuf *rb, const ringbuf_message *message)
 {
     struct taken taken;
     ringbuf_status status = enter_with_taken(rb, &taken, message);
     if (status != RINGBUF_OK) return status;
-    if (taken.in_arena) {
-        if (rbi_arena_give_back(&rb->arena, &taken.run, rb->registry.self) != RBI_ARENA_OK) status = RINGBUF_E_INVALID;
-        else rbi_ring_set_returned(&rb->ring);
-    } else {
-        rbi_ring_give_back(&rb->ring, &taken.record);
-    }
-    rbi_wake_items(rb);
-    rbi_discard_if_shut_down(rb);
-    if (rbi_shutdown_of(rb) == 2) rbi_wake_joiners(rb); /* it was the last thing a join waited for, perhaps */
+    status = give_back(rb, &taken);
+    rbi_after_giving_back(rb);
     rbi_handle_leave(rb);
     return status;
 }
@@ -366,13 +377,7 @@ ringbuf_status rbi_return_untouched(ringbuf *rb, const ringbuf_message *message)
 {
     struct taken taken;
     if (!find_taken(rb, &taken, message, RBI_BLOCK_LEASED)) return RINGBUF_E_INVALID;
-    if (taken.in_arena) {
-        rbi_arena_uncount_attempt(&rb->arena, &taken.run);
-        if (rbi_arena_give_back(&rb->arena, &taken.run, rb->registry.self) != RBI_ARENA_OK) return RINGBUF_E_INVALID;
-        rbi_ring_set_returned(&rb->ring);
-    } else {
-        rbi_ring_uncount_attempt(&rb->ring, &taken.record);
-        rbi_ring_give_back(&rb->ring, &taken.record);
-    }
-    return RINGBUF_OK;
+    if (taken.in_arena) rbi_arena_uncount_attempt(&rb->arena, &taken.run);
+    else rbi_ring_uncount_attempt(&rb->ring, &taken.record);
+    return give_back(rb, &taken);
 }

@@ -6,7 +6,7 @@
 
 #include <limits.h>
 
-enum { WAITERS = 1, LISTENERS = 2, ONE_WAKE = 4 };
+enum { ONE_WAKE = 4 };
 
 uint32_t rbi_event_announce(struct rbi_event *event)
 {
@@ -14,9 +14,9 @@ uint32_t rbi_event_announce(struct rbi_event *event)
         uint32_t word = rbi_load_total32(&event->word);
         /* Also when the flag is set already: the announcement must be a write of ours in the total order, after which we look
          * again, or we could read an old ring and an old flag that a waker is about to clear. */
-        if (rbi_cas_total32(&event->word, word, word | WAITERS)) { /* [T1] [T2] [T3] [T4] [T5] [E10 room] */
+        if (rbi_cas_total32(&event->word, word, word | RBI_WAITERS)) { /* [T1] [T2] [T3] [T4] [T5] [E10 room] */
             RBI_POINT(waiter_announced);
-            return word | WAITERS;
+            return word | RBI_WAITERS;
         }
     }
 }
@@ -33,7 +33,7 @@ static void bump(struct rbi_event *event)
 {
     for (;;) {
         uint32_t word = rbi_load_total32(&event->word);
-        if (rbi_cas_total32(&event->word, word, (word + ONE_WAKE) & ~(uint32_t)WAITERS)) break;
+        if (rbi_cas_total32(&event->word, word, (word + ONE_WAKE) & ~(uint32_t)RBI_WAITERS)) break;
     }
     RBI_POINT(event_bumped);
 }
@@ -41,15 +41,15 @@ static void bump(struct rbi_event *event)
 bool rbi_event_wake_one(struct rbi_event *event)
 {
     uint32_t word = rbi_load_total32(&event->word); /* [T1] [T2] */
-    if (!(word & (WAITERS | LISTENERS))) return false;
+    if (!(word & (RBI_WAITERS | RBI_LISTENERS))) return false;
     /* Losing can mean that another waker has just done it, or that the other flag was changed. */
-    for (uint32_t seen = word; seen & WAITERS; seen = rbi_load_total32(&event->word)) {
-        if (!rbi_cas_total32(&event->word, seen, (seen + ONE_WAKE) & ~(uint32_t)WAITERS)) continue;
+    for (uint32_t seen = word; seen & RBI_WAITERS; seen = rbi_load_total32(&event->word)) {
+        if (!rbi_cas_total32(&event->word, seen, (seen + ONE_WAKE) & ~(uint32_t)RBI_WAITERS)) continue;
         RBI_POINT(event_bumped);
         rbi_futex_wake(&event->word, 1);
         break;
     }
-    return word & LISTENERS;
+    return word & RBI_LISTENERS;
 }
 
 void rbi_event_leave(struct rbi_event *event) { rbi_event_announce(event); }
@@ -61,8 +61,8 @@ bool rbi_event_wake_all_if_any(struct rbi_event *event)
     /* [E10 room] A write, though it changes nothing: it and the announcement are in one order.  If it comes second, it sees the flag;
      * if first, the announcer sees what we have freed. */
     uint32_t word = rbi_add_total32(&event->word, 0);
-    if (word & WAITERS) rbi_event_wake_all(event);
-    return word & LISTENERS;
+    if (word & RBI_WAITERS) rbi_event_wake_all(event);
+    return word & RBI_LISTENERS;
 }
 
 bool rbi_event_wake_all(struct rbi_event *event)
@@ -77,7 +77,7 @@ void rbi_event_listen(struct rbi_event *event)
     for (;;) {
         uint32_t word = rbi_load_total32(&event->word);
         /* Also when the flag is set already, as in rbi_event_announce(). */
-        if (rbi_cas_total32(&event->word, word, word | LISTENERS)) return; /* [T1] [T2] [T4] [E10 room] */
+        if (rbi_cas_total32(&event->word, word, word | RBI_LISTENERS)) return; /* [T1] [T2] [T4] [E10 room] */
     }
 }
 
@@ -85,6 +85,6 @@ void rbi_event_unlisten(struct rbi_event *event)
 {
     for (;;) {
         uint32_t word = rbi_load_total32(&event->word);
-        if (!(word & LISTENERS) || rbi_cas_total32(&event->word, word, word & ~(uint32_t)LISTENERS)) return;
+        if (!(word & RBI_LISTENERS) || rbi_cas_total32(&event->word, word, word & ~(uint32_t)RBI_LISTENERS)) return;
     }
 }

@@ -23,6 +23,8 @@
 #include "layout.h"
 #include "platform.h"
 
+enum { RBI_WAITERS = 1, RBI_LISTENERS = 2 };
+
 /** Announce a sleeper; returns the key to sleep on.  After this, look again before sleeping. */
 uint32_t rbi_event_announce(struct rbi_event *event);
 
@@ -53,18 +55,18 @@ void rbi_event_unlisten(struct rbi_event *event);
 /** Whether somebody may be asleep. */
 static inline bool rbi_event_has_waiters(const struct rbi_event *event)
 {
-    return rbi_load_total32(&event->word) & 1; /* [T4] */
+    return rbi_load_total32(&event->word) & RBI_WAITERS; /* [T4] */
 }
 
 /** Whether anybody may want to be told. */
 static inline bool rbi_event_is_heard(const struct rbi_event *event)
 {
-    return rbi_load_total32(&event->word) & 3; /* [T4] */
+    return rbi_load_total32(&event->word) & (RBI_WAITERS | RBI_LISTENERS); /* [T4] */
 }
 
 static inline bool rbi_event_has_listeners(const struct rbi_event *event)
 {
-    return rbi_load_total32(&event->word) & 2;
+    return rbi_load_total32(&event->word) & RBI_LISTENERS;
 }
 
 #endif
