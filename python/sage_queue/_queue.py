@@ -540,26 +540,29 @@ def _reference_of(handle: Any, info: _native.Info, serializer: str) -> SageQueue
 
 
 def _attach(reference: SageQueueRef, tag: str) -> Any:
-    here = host_name(), boot_id()
-    local = reference.host in ("", here[0]) and reference.boot_id in ("", here[1])
     try:
         if reference.id != ANY_ID:
             return _native.attach(
                 reference.name, reference.id, permissions=reference.permissions, directory=reference.directory
             )
-        if reference.create_if_not_exists and local:
+        if reference.create_if_not_exists and _is_of_here(reference):
             return _create(reference, tag)
         return _native.open_by_name(reference.name, permissions=reference.permissions, directory=reference.directory)
     except (QueueNotFound, QueueNoDirectory) as error:
         # Whether it is the same memory is decided by the id in it, never by names; they only help to say why it is not.
-        if local:
+        if _is_of_here(reference):
             raise
         elsewhere = QueueNotLocal(
-            f"queue {reference.name!r} lives on host {reference.host!r} (boot {reference.boot_id}), and this is {here[0]!r} "
-            f"(boot {here[1]}); a queue can only be used on the machine, and in the container, that it was made in"
+            f"queue {reference.name!r} lives on host {reference.host!r} (boot {reference.boot_id}), and this is {host_name()!r} "
+            f"(boot {boot_id()}); a queue can only be used on the machine, and in the container, that it was made in"
         )
         elsewhere.code = error.code
         raise elsewhere from error
+
+
+def _is_of_here(reference: SageQueueRef) -> bool:
+    """Whether it was made on this run of this machine, as far as it says."""
+    return reference.host in ("", host_name()) and reference.boot_id in ("", boot_id())
 
 
 def _create(reference: SageQueueRef, tag: str) -> Any:

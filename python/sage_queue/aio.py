@@ -515,7 +515,7 @@ class AsyncCalls(WithItemType[T]):
         port = self._port
         deadline_ns = deadline_of(block, timeout)
         putters = self._line().putters
-        if deadline_ns == 0 or not (putters or putters.woken):
+        if deadline_ns == 0 or not putters.is_taken():
             try:
                 port[0] = item
                 return
