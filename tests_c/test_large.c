@@ -1,11 +1,10 @@
 /* test_large.c — floor 4: messages too large for the ring, and messages that somebody holds, through the public calls.  Each with
  * each outcome that ringbuf.h promises; test_queue.c has what they share with small ones. */
-#include "support.h"
+#include "small_fs.h"
 
 #include "segment.h"
 
 #include <pthread.h>
-#include <sys/mount.h>
 #include <sys/statvfs.h>
 
 enum {
@@ -22,8 +21,6 @@ enum {
 
 static ringbuf *queue; /* the one most tests need */
 static uint8_t sent[ARENA + 1], got[ARENA + 1];
-static char small_file_system[128]; /* where one is mounted, else empty */
-
 static ringbuf_options defaults(void)
 {
     ringbuf_options options;
@@ -62,14 +59,6 @@ static ringbuf *open_again(void)
     ringbuf *rb = NULL;
     ASSERT_OK(ringbuf_open(&rb, "queue", NULL));
     return rb;
-}
-
-static void unmount_small_file_system(void)
-{
-    if (!*small_file_system) return;
-    umount2(small_file_system, MNT_DETACH);
-    rmdir(small_file_system);
-    *small_file_system = '\0';
 }
 
 void setUp(void)
@@ -2007,15 +1996,8 @@ static void test_a_check_holds_the_living_for_alive_and_the_dead_for_dead(void)
 static void recreate_on_small_file_system(int kilobytes)
 {
     char size[32];
-    if (geteuid() != 0) TEST_IGNORE_MESSAGE("needs root");
-    snprintf(small_file_system, sizeof small_file_system, "%s/small", suite_directory);
-    TEST_ASSERT_EQUAL_INT(0, mkdir(small_file_system, 0700));
     snprintf(size, sizeof size, "size=%dk", kilobytes);
-    if (mount("tmpfs", small_file_system, "tmpfs", 0, size) != 0) {
-        rmdir(small_file_system);
-        *small_file_system = '\0';
-        TEST_IGNORE_MESSAGE("cannot mount a file system here");
-    }
+    mount_small_file_system(size);
     ringbuf_options options = defaults();
     options.directory = small_file_system;
     recreate(&options);

@@ -1,7 +1,7 @@
 /* test_ready.c — floor 3: descriptors that show a queue's levels, exact after every operation, in every handle and process that asks.
  *
  * What many do at once is test_ready_storm.c; deaths and stops in the middle are scenarios of test_crash.c. */
-#include "support.h"
+#include "small_fs.h"
 
 #include "ready.h"
 
@@ -10,21 +10,10 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 
 enum { LARGE = 100000 };
-
-static char small_file_system[128]; /* where one is mounted, else empty */
-
-static void unmount_small_file_system(void)
-{
-    if (!*small_file_system) return;
-    umount2(small_file_system, MNT_DETACH);
-    rmdir(small_file_system);
-    *small_file_system = '\0';
-}
 
 void setUp(void) {}
 void tearDown(void)
@@ -32,9 +21,6 @@ void tearDown(void)
     unmount_small_file_system();
     assert_nothing_is_left();
 }
-
-#define NEEDS_ROOT() \
-    do { if (geteuid() != 0) TEST_IGNORE_MESSAGE("needs root"); } while (0)
 
 /* ---- queues ---- */
 
@@ -1250,16 +1236,7 @@ static void test_one_who_is_out_of_descriptors_leaves_nothing_and_is_made_good_b
 
 static void test_a_file_system_that_can_hold_no_more_files_says_so(void)
 {
-    NEEDS_ROOT();
-    char size[32];
-    snprintf(small_file_system, sizeof small_file_system, "%s/small", suite_directory);
-    snprintf(size, sizeof size, "size=8m,nr_inodes=3"); /* its root, the queue, one FIFO */
-    TEST_ASSERT_EQUAL_INT(0, mkdir(small_file_system, 0700));
-    if (mount("tmpfs", small_file_system, "tmpfs", 0, size) != 0) {
-        rmdir(small_file_system);
-        *small_file_system = '\0';
-        TEST_IGNORE_MESSAGE("cannot mount a file system here");
-    }
+    mount_small_file_system("size=8m,nr_inodes=3"); /* its root, the queue, one FIFO */
     ringbuf_options options = defaults();
     options.directory = small_file_system;
     ringbuf *rb = NULL;

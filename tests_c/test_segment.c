@@ -1,21 +1,10 @@
 /* test_segment.c — floor 3: a queue's file from birth to removal, seen from outside: names, owners, damage, races, lifetimes. */
-#include "support.h"
+#include "small_fs.h"
 
 #include "segment.h"
 
 #include <sched.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
-
-static char small_file_system[128]; /* where one is mounted, else empty */
-
-static void unmount_small_file_system(void)
-{
-    if (!*small_file_system) return;
-    umount2(small_file_system, MNT_DETACH);
-    rmdir(small_file_system);
-    *small_file_system = '\0';
-}
 
 void setUp(void) {}
 void tearDown(void)
@@ -23,9 +12,6 @@ void tearDown(void)
     unmount_small_file_system();
     assert_nothing_is_left();
 }
-
-#define NEEDS_ROOT() \
-    do { if (geteuid() != 0) TEST_IGNORE_MESSAGE("needs root"); } while (0)
 
 /* ---- queues ---- */
 
@@ -784,14 +770,8 @@ static void test_garbage_behind_a_good_stamp_crashes_nobody_and_hangs_nobody(voi
 static ringbuf_options on_small_file_system(int kilobytes, int free_kilobytes)
 {
     char size[32], filler[160];
-    snprintf(small_file_system, sizeof small_file_system, "%s/small", suite_directory);
-    TEST_ASSERT_EQUAL_INT(0, mkdir(small_file_system, 0700));
     snprintf(size, sizeof size, "size=%dk", kilobytes);
-    if (mount("tmpfs", small_file_system, "tmpfs", 0, size) != 0) {
-        rmdir(small_file_system);
-        *small_file_system = '\0';
-        TEST_IGNORE_MESSAGE("cannot mount a file system here");
-    }
+    mount_small_file_system(size);
     snprintf(filler, sizeof filler, "%s/filler", small_file_system);
     int fd = open(filler, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     TEST_ASSERT_EQUAL_INT(0, posix_fallocate(fd, 0, (off_t)(kilobytes - free_kilobytes) << 10));
