@@ -11,8 +11,6 @@ import multiprocessing
 import os
 import pathlib
 import random
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,15 +18,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pytest
+from helpers import SOON, Run, in_a_fork
 
 from sage_queue import Empty, Full, MessageTooLarge, QueueClosed, SageQueue, ShutDown
 
 T = TypeVar("T")
-SOON = 60.0
 LONGEST_S = 100.0
 A_WHILE = 0.05  # for what should not happen
 Main = Callable[[], Coroutine[Any, Any, Any]]
-Run = Callable[..., subprocess.CompletedProcess[str]]
 fork: Any = multiprocessing.get_context("fork")
 
 
@@ -1442,22 +1439,6 @@ def test_a_closed_queue_leaves_nothing_registered_in_the_loop(run: Any) -> None:
 
 
 # ---- fork ----
-
-
-def in_a_fork(action: Callable[[], Any]) -> None:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_child_forked_while_tasks_wait_has_a_loop_of_its_own_and_they_go_on_waiting(run: Any) -> None:

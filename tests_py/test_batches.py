@@ -7,20 +7,19 @@ import pickle
 import queue
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from helpers import WITH_HELPERS, Run
 
 from sage_queue import Empty, Full, MessageTooLarge, QueueClosed, SageQueue, ShutDown, _native, open_queue
 
 numpy = pytest.importorskip("numpy")
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 SEED = {"data": [1, 2, 3], "meta": "SAGE"}
 
 
@@ -727,38 +726,11 @@ def test_all_of_a_batch_whose_getter_is_killed_while_it_decodes_comes_to_the_nex
         assert q.empty() and q.get_stats()["leased"] == 0
 
 
-STORM = """
-import os, random, signal, sys, time
-from sage_queue import Full, SageQueue, ShutDown
-
-hits = 0
-
-def interrupt(number, frame):
-    global hits
-    while frame is not None:
-        if frame.f_code is body.__code__:
-            hits += 1
-            raise KeyboardInterrupt
-        frame = frame.f_back
-
-def start_storm():
-    victim = os.getpid()
-    signal.signal(signal.SIGINT, interrupt)
-    cloud = os.fork()
-    while cloud == 0:
-        time.sleep(random.random() * 0.0004)
-        if os.getppid() != victim:
-            os._exit(0)
-        os.kill(victim, signal.SIGINT)
-    return cloud
-
-def end_storm(cloud):
-    os.kill(cloud, signal.SIGKILL)
-    os.waitpid(cloud, 0)
-    print(hits)
-"""
-
 CONSUMER = """
+import sys
+from helpers import Storm
+from sage_queue import SageQueue, ShutDown
+
 def body():
     extend = seen.append
     while True:
@@ -766,7 +738,7 @@ def body():
         extend(items)
 
 q, seen, size, done = SageQueue(sys.argv[1]), [], int(sys.argv[3]), False
-cloud = start_storm()
+storm = Storm(body)
 while not done:
     try:
         body()
@@ -774,11 +746,15 @@ while not done:
         pass
     except ShutDown:
         done = True
-end_storm(cloud)
+print(storm.end())
 print([item[0] for items in seen for item in items] == list(range(int(sys.argv[2]))))
 """
 
 PRODUCER = """
+import sys
+from helpers import Storm
+from sage_queue import SageQueue
+
 def body():
     global number
     while number < count:
@@ -786,13 +762,13 @@ def body():
         number += 10
 
 q, number, count = SageQueue(sys.argv[1]), 0, int(sys.argv[2])
-cloud = start_storm()
+storm = Storm(body)
 while number < count:
     try:
         body()
     except KeyboardInterrupt:
         pass
-end_storm(cloud)
+print(storm.end())
 q.shutdown()
 """
 
@@ -811,7 +787,7 @@ def test_a_storm_of_ctrl_c_on_a_consumer_of_batches_loses_no_message_and_brings_
 
         thread = threading.Thread(target=put_all)
         thread.start()
-        hits, verdict = run_python(STORM + CONSUMER, name, str(count), "30").stdout.split()
+        hits, verdict = run_python(CONSUMER, name, str(count), "30", **WITH_HELPERS).stdout.split()
         thread.join()
         assert int(hits) > 20
         assert verdict == "True"
@@ -824,7 +800,7 @@ def test_a_storm_of_ctrl_c_on_a_producer_of_batches_loses_no_message_and_puts_no
     with SageQueue[int](name, maxsize=100) as q:
         thread = threading.Thread(target=lambda: seen.extend(q))
         thread.start()
-        (hits,) = run_python(STORM + PRODUCER, name, "100000").stdout.split()
+        (hits,) = run_python(PRODUCER, name, "100000", **WITH_HELPERS).stdout.split()
         thread.join()
     assert int(hits) > 20
     assert seen == list(range(100_000))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers import SOON, Run, SlowToPickle, clean
+from helpers import SOON, WITH_HELPERS, Run, SlowToPickle, clean
 
 import sage_queue
 from sage_queue import SageQueue, ShutDown
@@ -285,9 +285,8 @@ class Stormed:
 
     def __init__(self, name: str, which: str, weapon: str, padding: int) -> None:
         command = [sys.executable, "-c", STORM, name, which, weapon, str(padding), str(SIGNALS)]
-        path = {"PYTHONPATH": os.path.dirname(__file__)}
         pipe = subprocess.PIPE
-        self.program = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **path})
+        self.program = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **WITH_HELPERS})
 
     def wait_for_the_last_signal(self) -> None:
         assert self.program.stdout is not None

@@ -13,20 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import SOON, clean
 
 import sage_queue
-from sage_queue import Full, MessageTooLarge, SageQueue, _native
+from sage_queue import Full, MessageTooLarge, SageQueue
 
-SOON = 60.0
 KIB = 1024
 
 
 def content(size: int) -> bytes:
     return (bytes(range(251)) * (size // 251 + 1))[:size]
-
-
-def clean(q: SageQueue[Any]) -> bool:
-    return q.get_stats()["arena_used_bytes"] == 0 and not any(_native.check_arena(q._handle).values())
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 1024 * KIB - 1, 1024 * KIB], ids=str)

@@ -7,36 +7,20 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import SOON, Run, clean
 
 import sage_queue
 from sage_queue import Empty, SageQueue, SageQueueError, _native, open_queue
-
-SOON = 60.0
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def counts(q: SageQueue[Any]) -> tuple[int, int, int]:
     stats = q.get_stats()
     return stats["items"], stats["leased"], stats["unfinished"]
-
-
-def clean(q: SageQueue[Any]) -> bool:
-    """Whether the arena is empty, and nothing in it is wrong."""
-    return q.get_stats()["arena_used_bytes"] == 0 and not any(_native.check_arena(q._handle).values())
-
-
-def until(question: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + SOON
-    while not question():
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
 
 
 ITEMS = {"small": "job", "in the ring": b"x" * 30_000, "in the arena": b"x" * 300_000}

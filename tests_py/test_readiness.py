@@ -16,29 +16,20 @@ import selectors
 import signal
 import socket
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from helpers import SOON, Run, forked, until
 
 import sage_queue
 from sage_queue import Empty, QueueClosed, SageQueue, ShutDown
 
-SOON = 60.0
 A_WHILE = 0.05  # for what should not happen
 LARGE = 200_000  # bytes: these go through the arena
-Run = Callable[..., subprocess.CompletedProcess[str]]
 Way = Callable[[Any, float], bool]
-
-
-def until(question: Callable[[], Any]) -> None:
-    give_up = time.monotonic() + SOON
-    while not question():
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
 
 
 def is_up(q: Any) -> bool:
@@ -793,23 +784,6 @@ with SageQueue() as q:
 # ---- fork ----
 
 
-def in_a_fork(action: Callable[[], Any]) -> int:
-    """Run `action` in a child made by os.fork(), which leaves without any clean-up.  Its pid."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return child
-
-
 def expect(what: bool) -> None:
     assert what
 
@@ -833,11 +807,11 @@ def test_a_forked_child_has_a_descriptor_of_its_own_under_the_same_number() -> N
             with pytest.raises(QueueClosed):
                 q.fileno()
 
-        ended(in_a_fork(use))
+        ended(forked(use))
         assert not is_up(q)
         q.put(2)
         assert is_up(q)
-        ended(in_a_fork(lambda: q.get()))
+        ended(forked(lambda: q.get()))
         assert not is_up(q)
 
 
@@ -856,7 +830,7 @@ def test_a_child_that_inherited_a_descriptor_keeps_it_when_its_parent_closes() -
             result.put(2)
             q.close()
 
-        child = in_a_fork(use)
+        child = forked(use)
         q.close()
         os.write(writing, b"x")
         assert sage_queue.wait([result], SOON) == [result]
@@ -881,7 +855,7 @@ def test_a_forked_child_that_only_sleeps_is_given_what_the_dead_had_taken() -> N
             result.put(q.get_nowait())
             q.close()
 
-        child = in_a_fork(use)
+        child = forked(use)
         q.close()
         thief.kill()
         thief.join(SOON)
@@ -898,8 +872,8 @@ def test_a_fork_while_other_threads_sleep_on_descriptors_stops_neither_them_nor_
         for thread in threads:
             thread.start()
         for _ in range(20):
-            ended(in_a_fork(lambda: expect(not is_up(q))))
-        ended(in_a_fork(lambda: q.put(1)))
+            ended(forked(lambda: expect(not is_up(q))))
+        ended(forked(lambda: q.put(1)))
         for thread in threads:
             thread.join(SOON)
         assert answers == [True] * 4

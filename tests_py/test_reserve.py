@@ -7,30 +7,23 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import SOON, Run, clean
 
 import sage_queue
-from sage_queue import SageQueue, _native
+from sage_queue import SageQueue
 
 numpy = pytest.importorskip("numpy")
-
-SOON = 60.0
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def reserved(q: SageQueue[Any]) -> int:
     count: int = q.get_stats()["reserved"]
     return count
-
-
-def clean(q: SageQueue[Any]) -> bool:
-    return q.get_stats()["arena_used_bytes"] == 0 and not any(_native.check_arena(q._handle).values())
 
 
 # ---- bytes ----

@@ -7,34 +7,23 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import SOON, WITH_HELPERS, Run, until
 
 import sage_queue
 from sage_queue import SageQueue, _native
 
 numpy = pytest.importorskip("numpy")
 
-SOON = 60.0
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 def held(q: SageQueue[Any]) -> int:
     count: int = q.get_stats()["held"]
     return count
-
-
-def until(question: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + SOON
-    while not question():
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
 
 
 def array(number: int, size: int = 200_000) -> Any:
@@ -436,21 +425,12 @@ def test_a_queue_can_be_closed_while_other_threads_get_large_messages(copy: bool
         assert not wrong
 
 
-# As the storms of test_interrupts.py; the program notes a message before it looks at it, so that an interruption there loses nothing.
-STORM = """
-import os, random, signal, sys, time
-import numpy
+# As the storms of test_batches.py; the program notes a message before it looks at it, so that an interruption there loses nothing.
+VIEWER = """
+import sys
+import numpy  # before the storm: an import that is interrupted is lost
+from helpers import Storm
 from sage_queue import SageQueue, ShutDown
-
-hits = 0
-
-def interrupt(number, frame):
-    global hits
-    while frame is not None:
-        if frame.f_code is body.__code__:
-            hits += 1
-            raise KeyboardInterrupt
-        frame = frame.f_back
 
 def body():
     append = seen.append
@@ -461,14 +441,7 @@ def body():
             wrong.append(item[1])
 
 q, seen, wrong, done = SageQueue(sys.argv[1]), [], [], False
-victim = os.getpid()
-signal.signal(signal.SIGINT, interrupt)
-cloud = os.fork()
-while cloud == 0:
-    time.sleep(random.random() * 0.0004)
-    if os.getppid() != victim:
-        os._exit(0)
-    os.kill(victim, signal.SIGINT)
+storm = Storm(body)
 while not done:
     try:
         body()
@@ -476,9 +449,7 @@ while not done:
         pass
     except ShutDown:
         done = True
-os.kill(cloud, signal.SIGKILL)
-os.waitpid(cloud, 0)
-print(hits, seen == list(range(int(sys.argv[2]))) and not wrong)
+print(storm.end(), seen == list(range(int(sys.argv[2]))) and not wrong)
 """
 
 
@@ -494,7 +465,7 @@ def test_a_storm_of_ctrl_c_loses_no_view_and_brings_none_twice(name: str, run_py
 
         thread = threading.Thread(target=put_all)
         thread.start()
-        hits, verdict = run_python(STORM, name, str(count)).stdout.split()
+        hits, verdict = run_python(VIEWER, name, str(count), **WITH_HELPERS).stdout.split()
         thread.join()
         assert int(hits) > 20
         assert verdict == "True"
