@@ -315,6 +315,17 @@ static void test_an_empty_queue_times_out_at_its_deadline_and_not_before(void)
     ASSERT_OK(get_until(queue, 1)); /* what is there is had also after the deadline */
 }
 
+static void test_a_call_with_a_deadline_below_zero_looks_for_so_long_and_does_not_sleep(void)
+{
+    if (sysconf(_SC_NPROCESSORS_ONLN) == 1) TEST_IGNORE_MESSAGE("with one processor nobody can come meanwhile");
+    int64_t began_ns = ringbuf_now_ns();
+    ASSERT_STATUS(RINGBUF_E_TIMEOUT, get_until(queue, -300000));
+    TEST_ASSERT_GREATER_OR_EQUAL_INT64(began_ns + 300000, ringbuf_now_ns());
+    TEST_ASSERT_EQUAL_UINT64(0, stats_of(queue).sleeps);
+    put(queue, "a");
+    ASSERT_OK(get_until(queue, -300000));
+}
+
 static void test_a_full_queue_times_out_at_its_deadline_and_not_before(void)
 {
     int count = fill();
@@ -1131,6 +1142,7 @@ int main(void)
     RUN_TEST(test_a_buffer_too_small_leaves_the_message_and_tells_its_size);
     RUN_TEST(test_arguments_that_make_no_sense_are_invalid);
     RUN_TEST(test_an_empty_queue_times_out_at_its_deadline_and_not_before);
+    RUN_TEST(test_a_call_with_a_deadline_below_zero_looks_for_so_long_and_does_not_sleep);
     RUN_TEST(test_a_full_queue_times_out_at_its_deadline_and_not_before);
     RUN_TEST(test_a_blocked_get_is_woken_by_a_put);
     RUN_TEST(test_a_blocked_put_is_woken_by_a_get);
