@@ -20,6 +20,9 @@ typedef _Atomic uint32_t rbi_atomic32;
 typedef _Atomic uint64_t rbi_atomic64;
 _Static_assert(sizeof(rbi_atomic32) == 4 && sizeof(rbi_atomic64) == 8, "atomics carry nothing beside their value");
 
+#ifdef RBI_MODEL
+#include "model_atomics.h" /* tests_c/model: the same functions, each of them a step of the explorer */
+#else
 #define RBI_DEFINE_ATOMICS(bits)                                                                                          \
     /* No order at all: the caller says why none is needed. */                                                            \
     static inline uint##bits##_t rbi_load_relaxed##bits(const rbi_atomic##bits *word)                                     \
@@ -51,11 +54,12 @@ _Static_assert(sizeof(rbi_atomic32) == 4 && sizeof(rbi_atomic64) == 8, "atomics 
 RBI_DEFINE_ATOMICS(32)
 RBI_DEFINE_ATOMICS(64)
 #undef RBI_DEFINE_ATOMICS
+#endif
 
 /* Words that only this process writes, such as its own counters.  While it has one thread, a load and a store do what a locked
  * instruction would, at a fifth of its price; four of them stand on the way of every message.  The C library knows: it clears the flag
  * before a second thread can run, and a call of ours does not start threads in between. */
-#if defined(__has_include)
+#if defined(__has_include) && !defined(RBI_SINGLE_THREADED)
 #if __has_include(<sys/single_threaded.h>)
 #include <sys/single_threaded.h>
 #define RBI_SINGLE_THREADED (__libc_single_threaded)

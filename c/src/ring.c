@@ -731,6 +731,9 @@ static enum rbi_ring_outcome take_returned_in(struct rbi_ring *ring, struct rbi_
                                               struct rbi_lane *lane, uint64_t hint)
 {
     if (reclaim(ring, lane, cells_of_ring(ring)) != RBI_RING_OK) return RBI_RING_CORRUPT;
+    /* What was skipped and then published while head still stood at it is RETURNED at head.  Past it before we look, or we would clear
+     * the hint, and head would then go past it for good. */
+    help_head(ring, lane);
     uint64_t position = load_reclaim(ring, lane);
     uint64_t end = position_of(ring, rbi_load_total64(&lane->cursors->head));
     while (distance(ring, position, end) < 0) {

@@ -93,8 +93,13 @@ static ringbuf_status take_from_the_dead(ringbuf *rb, struct taken *taken)
 static inline ringbuf_status take(ringbuf *rb, struct taken *taken, int64_t deadline_ns)
 {
     ringbuf_status status = attempt_take(rb, taken);
-    if (status == RINGBUF_E_TIMEOUT) status = take_patiently(rb, taken, deadline_ns);
-    return status == RINGBUF_E_SHUTDOWN ? take_from_the_dead(rb, taken) : status;
+    while (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_SHUTDOWN) {
+        if (status == RINGBUF_E_TIMEOUT) status = take_patiently(rb, taken, deadline_ns);
+        if (status != RINGBUF_E_SHUTDOWN) break;
+        status = take_from_the_dead(rb, taken);
+        if (status != RINGBUF_E_TIMEOUT) break; /* one of the dead was in the way, and now a put is that has not ended: wait for it */
+    }
+    return status;
 }
 
 static inline void count_get(ringbuf *rb, uint64_t size)

@@ -10,6 +10,10 @@
  * waits for is likely to be ready to run, and a yield costs neither side a futex call. */
 #include "calls.h"
 
+#ifndef RBI_YIELDS
+#define RBI_YIELDS 4 /* the explorer, whose processes yield at every step, says 0 */
+#endif
+
 enum {
     LIVENESS_NS = 100000000,     /* sleepers look for the dead this often */
     POLL_RECOVERY_NS = 10000000, /* calls that do not sleep look at most this often */
@@ -20,7 +24,7 @@ enum {
     SPIN_LEAST_NS = 500,
     SPIN_MOST_NS = 32000,
     SPIN_WORTH_NS = 64000,       /* a wait of less than this would have been met by looking a little longer */
-    YIELDS = 4,                  /* turns given to others before the first sleep */
+    YIELDS = RBI_YIELDS,         /* turns given to others before the first sleep */
     SPIN_PAUSES = 8,             /* between two looks, so as not to pull at the line that the other side is writing */
     LAG_MOST = 128,
     SPIN_LOOKS = 8,              /* looks between two readings of the clock */

@@ -1,0 +1,366 @@
+/* platform_model.c — platform.h for the explorer: locks, sleeping, time and FIFOs, each call a step.
+ *
+ * A process is known by the descriptor of its queue's file; its death drops the locks on it.  Memory is there already, so asking for pages
+ * always succeeds.  Files are not modelled: the explorer begins with an attached queue. */
+#include "platform_model.h"
+
+#include <string.h>
+
+enum {
+    LOCKS = 16, MUTEXES = 8, FLAGS = 8, OPENED = 24,
+    MUTEX_EDGE = LOCKS, FLAG_EDGE = MUTEX_EDGE + MUTEXES,
+    OPENED_FD = 1000,
+};
+enum { UNLOCKED, SHARED_LOCK, LOCKED };
+
+static struct {
+    int8_t exclusive[LOCKS];      /* the process that holds it; -1 */
+    uint8_t shared[LOCKS];        /* a bit for each process */
+    struct {
+        const void *at;
+        int8_t owner;
+    } mutexes[MUTEXES];
+    struct {
+        bool exists, named, up;
+        int8_t level;
+    } flags[FLAGS];
+    struct {
+        bool used;
+        int8_t flag, process, lock;
+    } opened[OPENED];
+} kernel, kernel_at_start;
+
+static void *shared_from, *shared_to; /* mutexes in here are shared by threads */
+
+void platform_model_forget(void)
+{
+    memset(&kernel, 0, sizeof kernel);
+    memset(kernel.exclusive, -1, sizeof kernel.exclusive);
+}
+
+void platform_model_share(void *from, void *to) { shared_from = from, shared_to = to; }
+void platform_model_keep(void) { kernel_at_start = kernel; }
+void platform_model_restore(void) { kernel = kernel_at_start; }
+
+uint64_t platform_model_hash(void)
+{
+    uint64_t hash = 5;
+    for (int i = 0; i < LOCKS; i++) hash = model_mix(hash, (uint64_t)(kernel.exclusive[i] + 1) << 8 | kernel.shared[i]);
+    for (int i = 0; i < MUTEXES; i++)
+        if (kernel.mutexes[i].at) hash = model_mix(hash, (uint64_t)(kernel.mutexes[i].owner + 1) << 4 | (uint64_t)i);
+    for (int i = 0; i < FLAGS; i++)
+        if (kernel.flags[i].exists)
+            hash = model_mix(hash, (uint64_t)kernel.flags[i].level << 8 | (uint64_t)kernel.flags[i].named << 1 | kernel.flags[i].up);
+    for (int i = 0; i < OPENED; i++)
+        if (kernel.opened[i].used)
+            hash = model_mix(hash, (uint64_t)i << 24 | (uint64_t)kernel.opened[i].flag << 16 | (uint64_t)(kernel.opened[i].process + 1) << 8 |
+                                       (uint64_t)kernel.opened[i].lock);
+    return hash;
+}
+
+void platform_model_died(int process)
+{
+    for (int i = 0; i < LOCKS; i++) {
+        if (kernel.exclusive[i] != process && !(kernel.shared[i] >> process & 1)) continue;
+        model_give(i, process); /* what the dead one has written is there */
+        if (kernel.exclusive[i] == process) kernel.exclusive[i] = -1;
+        kernel.shared[i] &= (uint8_t)~(1u << process);
+    }
+    for (int i = 0; i < MUTEXES; i++)
+        if (kernel.mutexes[i].at && kernel.mutexes[i].owner == process) kernel.mutexes[i].owner = -1;
+    for (int i = 0; i < OPENED; i++)
+        if (kernel.opened[i].process == process) kernel.opened[i].used = false;
+}
+
+/* ---- locks ---- */
+
+ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
+{
+    int me = fd - PLATFORM_MODEL_FD;
+    model_step(kind == RBI_LOCK_SHARED ? "tries the shared lock" : "tries the lock", which);
+    int holder = kernel.exclusive[which];
+    if (holder >= 0 && holder != me && model_self() >= 0 && model_may_kill(holder) && model_choose(2, "whose holder dies now"))
+        model_kill(holder);
+    holder = kernel.exclusive[which];
+    bool got = holder < 0 || holder == me;
+    if (kind == RBI_LOCK_EXCLUSIVE && kernel.shared[which] & ~(1u << me)) got = false;
+    if (model_trace && model_self() >= 0) printf("            %s\n", got ? "gets it" : "does not get it");
+    if (!got) return RINGBUF_E_BUSY;
+    model_take((int)which);
+    model_changed();
+    kernel.exclusive[which] = -1;
+    kernel.shared[which] &= (uint8_t)~(1u << me);
+    if (kind == RBI_LOCK_EXCLUSIVE) kernel.exclusive[which] = (int8_t)me;
+    else kernel.shared[which] |= (uint8_t)(1u << me);
+    return RINGBUF_OK;
+}
+
+void rbi_lock_drop(rbi_fd fd, uint32_t which)
+{
+    int me = fd - PLATFORM_MODEL_FD;
+    model_step("drops the lock", which);
+    model_give((int)which, model_self());
+    if (kernel.exclusive[which] == me) kernel.exclusive[which] = -1;
+    kernel.shared[which] &= (uint8_t)~(1u << me);
+    model_changed();
+}
+
+/* ---- mutexes: only those in handles that several threads use can be contended ---- */
+
+static int mutex_index(const void *mutex)
+{
+    if (mutex < shared_from || mutex >= shared_to) return -1;
+    for (int i = 0; i < MUTEXES; i++) {
+        if (kernel.mutexes[i].at == mutex) return i;
+        if (kernel.mutexes[i].at) continue;
+        kernel.mutexes[i].at = mutex;
+        kernel.mutexes[i].owner = -1;
+        return i;
+    }
+    return -1;
+}
+
+int model_mutex_trylock(pthread_mutex_t *mutex)
+{
+    int index = mutex_index(mutex);
+    if (model_self() < 0 || index < 0) return 0;
+    model_step("tries mutex", (uint64_t)index);
+    bool got = kernel.mutexes[index].owner < 0;
+    if (!got) return 1;
+    kernel.mutexes[index].owner = (int8_t)model_self();
+    model_take(MUTEX_EDGE + index);
+    return 0;
+}
+
+int model_mutex_lock(pthread_mutex_t *mutex)
+{
+    while (model_mutex_trylock(mutex) != 0) model_sleep(mutex, RINGBUF_FOREVER);
+    return 0;
+}
+
+int model_mutex_unlock(pthread_mutex_t *mutex)
+{
+    int index = mutex_index(mutex);
+    if (model_self() < 0 || index < 0) return 0;
+    model_step("unlocks mutex", (uint64_t)index);
+    model_give(MUTEX_EDGE + index, model_self());
+    kernel.mutexes[index].owner = -1;
+    model_wake(mutex, 1);
+    return 0;
+}
+
+/* ---- sleeping and time ---- */
+
+ringbuf_status rbi_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
+{
+    model_step("is about to sleep unless the word has changed, expecting", expected);
+    bool same = *(volatile uint32_t *)(void *)word == expected;
+    if (!same) {
+        if (model_trace && model_self() >= 0) printf("            it has\n");
+        return RINGBUF_OK;
+    }
+    return model_sleep((const void *)word, deadline_ns) ? RINGBUF_OK : RINGBUF_E_TIMEOUT;
+}
+
+int rbi_futex_wake(_Atomic uint32_t *word, int count)
+{
+    model_step("wakes", (uint64_t)count);
+    int woken = model_wake((const void *)word, count);
+    return woken;
+}
+
+void rbi_yield(void) {}
+void rbi_nap(int64_t ns) { model_sleep(NULL, model_clock() + ns); }
+
+int64_t rbi_monotonic_ns(void) { return model_clock(); }
+
+/* ---- what the explorer does not look into ---- */
+
+uint64_t rbi_realtime_ns(void) { return 1; }
+uint32_t rbi_pid(void) { return (uint32_t)(model_self() + 1); }
+uint32_t rbi_user(void) { return 0; }
+uint32_t rbi_processors(void) { return 1; } /* looking for a while before sleeping is no use where others run at every step */
+
+ringbuf_status rbi_random(void *bytes, size_t count)
+{
+    memset(bytes, 7, count);
+    return RINGBUF_OK;
+}
+
+void rbi_process_name(char *name, size_t capacity) { strncpy(name, "model", capacity); }
+uint64_t rbi_page_bytes(void) { return 4096; }
+
+ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
+{
+    (void)fd, (void)offset, (void)bytes;
+    return RINGBUF_OK;
+}
+
+ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes) { return rbi_file_reserve(fd, offset, bytes); }
+
+/* ---- FIFOs ---- */
+
+static int level_of(const char *path)
+{
+    return strstr(path, "items") ? 0 : strstr(path, "room") ? 1 : 2;
+}
+
+static int named_flag(const char *path)
+{
+    for (int i = 0; i < FLAGS; i++)
+        if (kernel.flags[i].exists && kernel.flags[i].named && kernel.flags[i].level == level_of(path)) return i;
+    return -1;
+}
+
+static int flag_of(rbi_fd fd) { return kernel.opened[fd - OPENED_FD].flag; }
+
+ringbuf_status rbi_flag_make(const char *path)
+{
+    model_step("makes the FIFO of level", (uint64_t)level_of(path));
+    bool there = named_flag(path) >= 0;
+    if (there) return RINGBUF_E_EXISTS;
+    for (int i = 0; i < FLAGS; i++) {
+        if (kernel.flags[i].exists) continue;
+        kernel.flags[i].exists = kernel.flags[i].named = true;
+        kernel.flags[i].level = (int8_t)level_of(path);
+        model_changed();
+        return RINGBUF_OK;
+    }
+    return RINGBUF_E_NO_SPACE;
+}
+
+void rbi_flag_share(rbi_fd flag, rbi_fd file) { (void)flag, (void)file; }
+
+static ringbuf_status open_flag(rbi_fd *fd, int flag)
+{
+    for (int i = 0; i < OPENED; i++) {
+        if (kernel.opened[i].used) continue;
+        kernel.opened[i].used = true;
+        kernel.opened[i].flag = (int8_t)flag;
+        kernel.opened[i].process = (int8_t)model_self();
+        kernel.opened[i].lock = UNLOCKED;
+        *fd = OPENED_FD + i;
+        return RINGBUF_OK;
+    }
+    return RINGBUF_E_NO_FILES;
+}
+
+ringbuf_status rbi_flag_open(rbi_fd *fd, const char *path)
+{
+    model_step("opens the FIFO of level", (uint64_t)level_of(path));
+    int flag = named_flag(path);
+    return flag < 0 ? RINGBUF_E_NOT_FOUND : open_flag(fd, flag);
+}
+
+ringbuf_status rbi_flag_reopen(rbi_fd fd)
+{
+    (void)fd;
+    return RINGBUF_E_SYSTEM; /* nobody forks */
+}
+
+void rbi_file_close(rbi_fd fd)
+{
+    if (fd < OPENED_FD) return;
+    model_step("closes FIFO", (uint64_t)flag_of(fd));
+    kernel.opened[fd - OPENED_FD].used = false;
+    model_changed();
+}
+
+void rbi_flag_raise(rbi_fd fd)
+{
+    model_step("raises FIFO", (uint64_t)flag_of(fd));
+    kernel.flags[flag_of(fd)].up = true;
+    model_give(FLAG_EDGE + flag_of(fd), model_self());
+    model_changed();
+    model_wake(&kernel.flags[flag_of(fd)], MODEL_PROCESSES);
+}
+
+void rbi_flag_lower(rbi_fd fd)
+{
+    model_step("lowers FIFO", (uint64_t)flag_of(fd));
+    kernel.flags[flag_of(fd)].up = false;
+    model_take(FLAG_EDGE + flag_of(fd));
+    model_changed();
+}
+
+bool platform_model_is_up(rbi_fd fd) { return kernel.flags[flag_of(fd)].up; }
+
+void platform_model_poll(rbi_fd fd, int64_t deadline_ns)
+{
+    model_step("looks at FIFO", (uint64_t)flag_of(fd));
+    bool up = platform_model_is_up(fd);
+    if (!up) model_sleep(&kernel.flags[flag_of(fd)], deadline_ns);
+}
+
+ringbuf_status rbi_flag_lock_try(rbi_fd fd, enum rbi_lock_kind kind)
+{
+    model_step(kind == RBI_LOCK_SHARED ? "locks, shared, FIFO" : "locks FIFO", (uint64_t)flag_of(fd));
+    bool got = true;
+    int mine = fd - OPENED_FD;
+    for (int i = 0; i < OPENED; i++) {
+        if (i == mine || !kernel.opened[i].used || kernel.opened[i].flag != flag_of(fd)) continue;
+        if (kernel.opened[i].lock == UNLOCKED || (kernel.opened[i].lock == SHARED_LOCK && kind == RBI_LOCK_SHARED)) continue;
+        int holder = kernel.opened[i].process;
+        if (holder >= 0 && holder != model_self() && model_self() >= 0 && model_may_kill(holder) && model_choose(2, "whose holder dies now"))
+            model_kill(holder);
+        else got = false;
+    }
+    if (model_trace && model_self() >= 0) printf("            %s\n", got ? "gets it" : "does not get it");
+    kernel.opened[mine].lock = !got ? UNLOCKED : kind == RBI_LOCK_SHARED ? SHARED_LOCK : LOCKED;
+    model_changed();
+    return got ? RINGBUF_OK : RINGBUF_E_BUSY;
+}
+
+ringbuf_status rbi_file_facts(rbi_fd fd, struct rbi_file_facts *facts)
+{
+    memset(facts, 0, sizeof *facts);
+    if (fd < OPENED_FD) return RINGBUF_OK;
+    int flag = flag_of(fd);
+    model_step("asks about FIFO", (uint64_t)flag);
+    facts->inode = (uint64_t)flag + 1;
+    facts->links = kernel.flags[flag].named;
+    return RINGBUF_OK;
+}
+
+ringbuf_status rbi_path_facts(const char *path, struct rbi_file_facts *facts)
+{
+    memset(facts, 0, sizeof *facts);
+    model_step("asks what is the FIFO of level", (uint64_t)level_of(path));
+    int flag = named_flag(path);
+    if (flag < 0) return RINGBUF_E_NOT_FOUND;
+    facts->inode = (uint64_t)flag + 1;
+    facts->links = 1;
+    return RINGBUF_OK;
+}
+
+ringbuf_status rbi_path_unlink(const char *path)
+{
+    model_step("removes the FIFO of level", (uint64_t)level_of(path));
+    int flag = named_flag(path);
+    if (flag < 0) return RINGBUF_E_NOT_FOUND;
+    kernel.flags[flag].named = false;
+    model_changed();
+    return RINGBUF_OK;
+}
+
+/* ---- files: the explorer begins with an attached queue, so nobody comes here ---- */
+
+#define ABSENT(name, ...)                                                                                                 \
+    ringbuf_status name(__VA_ARGS__) { model_fail(#name "() is not modelled"); }
+
+ABSENT(rbi_file_make_unnamed, rbi_fd *fd __attribute__((unused)), const char *directory __attribute__((unused)),
+       uint32_t permissions __attribute__((unused)))
+ABSENT(rbi_file_link, rbi_fd fd __attribute__((unused)), const char *path __attribute__((unused)))
+ABSENT(rbi_file_open, rbi_fd *fd __attribute__((unused)), const char *path __attribute__((unused)))
+ABSENT(rbi_file_reopen, rbi_fd *again __attribute__((unused)), rbi_fd fd __attribute__((unused)))
+ABSENT(rbi_file_read, rbi_fd fd __attribute__((unused)), void *bytes __attribute__((unused)), size_t count __attribute__((unused)))
+ABSENT(rbi_file_set_size, rbi_fd fd __attribute__((unused)), uint64_t bytes __attribute__((unused)))
+ABSENT(rbi_map, void **base __attribute__((unused)), rbi_fd fd __attribute__((unused)), uint64_t prefix_bytes __attribute__((unused)),
+       uint64_t mirror_bytes __attribute__((unused)), uint32_t mirrors __attribute__((unused)))
+ABSENT(rbi_directory_visit, const char *directory __attribute__((unused)), const char *prefix __attribute__((unused)),
+       void (*visit)(const char *, void *) __attribute__((unused)), void *context __attribute__((unused)))
+
+void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
+{
+    (void)base, (void)prefix_bytes, (void)mirror_bytes, (void)mirrors;
+}

@@ -1,0 +1,48 @@
+/* scenarios.c — what the explorer explores.  world.h tells the letters.
+ *
+ * Bounds are { preemptions, crashes, stale values, timeouts }; -1: as many as there are.  `quick` is what the test suite runs, `full` the
+ * long command. */
+#include "world.h"
+
+const struct scenario scenarios[] = {
+    {.name = "one to one", .scripts = {"pp", "gg"}, .cells_log2 = 1, .quick = {-1, 0, 0, 0}, .full = {-1, 1, 0, 1}},
+    {.name = "two producers", .scripts = {"p", "p", "gg"}, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "two consumers", .scripts = {"pp", "g", "g"}, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "two and two", .scripts = {"p", "p", "g", "g"}, .max_items = 1, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "without waiting", .scripts = {"p0p0", "g0g0"}, .max_items = 1, .quick = {-1, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "a ring of one", .scripts = {"pp", "g", "g"}, .cells_log2 = 1, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "around the end of numbers", .scripts = {"ppp", "ggg"}, .wrap = true, .turned = 2, .quick = {3, 0, 0, 0}, .full = {-1, 1, 0, 0}},
+    {.name = "two cells", .scripts = {"wp", "gg"}, .cells_log2 = 2, .turned = 2, .quick = {3, 0, 0, 0}, .full = {-1, 1, 0, 0}},
+    {.name = "given back", .scripts = {"tn", "g0g0", "p"}, .prefill = 2, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "taken", .scripts = {"ta", "gc"}, .prefill = 2, .quick = {-1, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "a death", .scripts = {"p", "gg", "c"}, .prefill = 1, .quick = {1, 1, 0, 0}, .full = {2, 2, 0, 0}},
+    {.name = "recovery dies", .scripts = {"p", "c", "cg0"}, .prefill = 1, .quick = {1, 2, 0, 0}, .full = {2, 2, 0, 0}},
+    {.name = "large", .scripts = {"P", "g"}, .arena = true, .free_blocks = 8, .quick = {-1, 0, 0, 0}, .full = {-1, 1, 0, 0}},
+    {.name = "large, a small arena", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "leases", .scripts = {"la", "ln", "g0"}, .arena = true, .free_blocks = 8, .prefill = 2, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "kept", .scripts = {"Plkr", "g"}, .arena = true, .free_blocks = 8, .prefill = 1, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "reserve", .scripts = {"RC", "RA", "g"}, .arena = true, .free_blocks = 8, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "batches", .scripts = {"b", "m", "g"}, .may_sleep = true, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "batches given back", .scripts = {"M", "g0", "p"}, .prefill = 2, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "large batches", .scripts = {"B", "m", "g"}, .arena = true, .free_blocks = 12, .may_sleep = true, .quick = {1, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "shutdown", .scripts = {"p", "gg", "s"}, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "shutdown of a full ring", .scripts = {"p", "s", "g"}, .prefill = 1, .max_items = 1, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "shutdown at once", .scripts = {"p", "tn", "S"}, .prefill = 1, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "tasks", .scripts = {"p", "gdj", "gd"}, .prefill = 1, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "close under a call", .scripts = {"g", "z", "p"}, .thread_of = {0, 1}, .may_sleep = true, .quick = {2, 0, 0, 0}, .full = {3, 0, 0, 0}},
+    {.name = "join and leave", .scripts = {"Jp", "Jp", "gg"}, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "lane change", .scripts = {"ta", "pgpgpg"}, .prefill = 1, .quick = {2, 0, 0, 2}, .full = {3, 1, 0, 2}},
+    {.name = "lane change beside others", .scripts = {"t", "pgpgp", "g0p"}, .prefill = 1, .may_sleep = true, .quick = {1, 0, 0, 2}, .full = {2, 1, 0, 2}},
+    {.name = "lane change, given back", .scripts = {"tn", "pgpgpgg"}, .prefill = 1, .quick = {2, 0, 0, 2}, .full = {3, 1, 0, 2}},
+    {.name = "descriptor", .scripts = {"fe", "p"}, .quick = {2, 0, 0, 0}, .full = {-1, 1, 0, 0}},
+    {.name = "two descriptors", .scripts = {"fe", "fe", "pp"}, .quick = {1, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "descriptor and getter", .scripts = {"fe", "g0", "pp"}, .quick = {1, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "room by descriptor", .scripts = {"F", "F", "gg"}, .max_items = 1, .prefill = 1, .quick = {1, 0, 0, 0}, .full = {2, 1, 0, 0}},
+    {.name = "stale: one to one", .scripts = {"pp", "gg"}, .cells_log2 = 1, .quick = {1, 0, 1, 0}, .full = {2, 0, 2, 0}},
+    {.name = "stale: two consumers", .scripts = {"pp", "g", "g"}, .quick = {1, 0, 1, 0}, .full = {2, 0, 1, 0}},
+    {.name = "stale: given back", .scripts = {"tn", "g0g0", "p"}, .prefill = 2, .quick = {1, 0, 1, 0}, .full = {2, 0, 1, 0}},
+    {.name = "stale: large", .scripts = {"P", "ga", "P"}, .arena = true, .free_blocks = 8, .may_sleep = true, .quick = {1, 0, 1, 0}, .full = {2, 0, 1, 0}},
+    {.name = "stale: shutdown", .scripts = {"p", "gg", "s"}, .quick = {1, 0, 1, 0}, .full = {2, 0, 1, 0}},
+    {.name = "stale: tasks", .scripts = {"gdj", "gd"}, .prefill = 2, .quick = {1, 0, 1, 0}, .full = {2, 0, 1, 0}},
+    {0},
+};
