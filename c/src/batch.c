@@ -108,7 +108,7 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
         if (rbi_ring_publish(&rb->ring, &call->messages[i].record, rb->registry.self) != RBI_RING_OK) return RINGBUF_E_CORRUPT;
         rbi_count_put(rb, call->messages[i].size);
     }
-    rbi_wake_items(rb); /* and he the next one: rbi_event_pass_on() */
+    rbi_wake_items(rb); /* and he the next one: rbi_wait_until() */
     RBI_POINT(put_woke);
     return RINGBUF_OK;
 }

@@ -54,8 +54,6 @@ bool rbi_event_wake_one(struct rbi_event *event)
 
 void rbi_event_leave(struct rbi_event *event) { rbi_event_announce(event); }
 
-void rbi_event_pass_on(struct rbi_event *event) { rbi_futex_wake(&event->word, 1); }
-
 bool rbi_event_wake_all_if_any(struct rbi_event *event)
 {
     /* [E10 room] A write, though it changes nothing: it and the announcement are in one order.  If it comes second, it sees the flag;

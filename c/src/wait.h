@@ -13,8 +13,9 @@
  *
  * Waking costs the waker a system call, so the flag is cleared by whoever wakes: those who publish before the sleeper is up have
  * nothing to do.  In exchange a waiter that has slept sets the flag again when it leaves, for others may still be asleep, and then
- * looks whether there is more than it took; if so it passes the wake on.  Both in the total order: a publisher that saw the flag
- * clear has published before that look.
+ * looks whether there is more than it took; if so it passes the wake on, as a wake of its own (rbi_event_wake_one: the more may be its own
+ * doing, as after a lane change, and then one that is about to sleep must not).  Both in the total order: a publisher that saw the
+ * flag clear has published before that look.
  * If a woken one dies before it leaves, the others find out at their next liveness check, which bounds every sleep.
  */
 #ifndef RBI_WAIT_H
@@ -42,11 +43,8 @@ bool rbi_event_wake_all_if_any(struct rbi_event *event);
 /** Wake everybody, e.g. after shutdown. */
 bool rbi_event_wake_all(struct rbi_event *event);
 
-/** Called by a waiter that has slept and goes: others may still be asleep.  After this, look whether there is more. */
+/** Called by a waiter that has slept and goes: others may still be asleep.  After this, look whether there is more, and if so wake one. */
 void rbi_event_leave(struct rbi_event *event);
-
-/** Called by a waiter that has left and saw that there is more. */
-void rbi_event_pass_on(struct rbi_event *event);
 
 /** Set the listeners' flag, by a write also if it is set; and clear it. */
 void rbi_event_listen(struct rbi_event *event);

@@ -158,7 +158,7 @@ ringbuf_status rbi_wait_until(ringbuf *rb, const struct rbi_waiting *waiting, vo
     if (slept) {
         learn(waiting, rbi_monotonic_ns() - start_ns);
         if (waiting->more) rbi_event_leave(waiting->event);
-        if (waiting->more && waiting->more(rb)) rbi_event_pass_on(waiting->event);
+        if (waiting->more && waiting->more(rb)) rbi_event_wake_one(waiting->event);
     }
     return status;
 }

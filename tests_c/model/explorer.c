@@ -50,7 +50,7 @@ enum {
     ALTERNATIVES = 24,
     DISCOVERY = 400,       /* random walks to learn which words are shared */
     RANGES = 16,
-    ADVANCES = 8,          /* times that the clock goes on because all sleep */
+    ADVANCES = 8,          /* times that the clock goes on because all sleep, without a call having ended in between */
 };
 
 /* ---- memory ---- */
@@ -497,7 +497,7 @@ static void schedule(bool goes_on)
             alternatives[count++].process = me;
         }
         for (int p = 0; p < program->processes; p++) {
-            if (p == me || processes[p].state != RUNNABLE || (goes_on && left.preemptions == 0)) continue;
+            if ((goes_on && p == me) || processes[p].state != RUNNABLE || (goes_on && left.preemptions == 0)) continue;
             alternatives[count].what = GO;
             alternatives[count++].process = p;
         }
@@ -598,7 +598,9 @@ uint64_t model_now_step(void) { return step_count; }
 
 void model_settle(uint64_t outcomes)
 {
-    if (self != MODEL_NOBODY) processes[self].hash = model_mix(outcomes, (uint64_t)self + 1000);
+    if (self == MODEL_NOBODY) return;
+    processes[self].hash = model_mix(outcomes, (uint64_t)self + 1000);
+    advances = 0;
 }
 
 void model_note(uint64_t fact) { notes_hash ^= model_mix(fact, 4711); /* in whatever order */ }

@@ -30,7 +30,7 @@ enum {
     BLOCKS = 64,
     RING_LIMIT = 1200,
     SMALL_BYTES = 24, WIDE_BYTES = 1100, LARGE_BYTES = 300, HUGE_BYTES = 1300,
-    PER_PROCESS = 8,             /* items by one */
+    PER_PROCESS = 24,            /* items by one */
     ITEMS = (MODEL_PROCESSES + 1) * PER_PROCESS,
     DELIVERIES = 64,
     HANDS = 6,
@@ -70,6 +70,7 @@ struct item {
 struct delivery {
     int item;                             /* -1: "empty" */
     int process;
+    bool shut_down;                       /* it was told that nothing will come any more */
     uint64_t begin, end;
 };
 
@@ -93,6 +94,8 @@ static struct accounts {
         bool reserved;
         uint64_t outcomes;                /* of its calls so far, as a hash */
         uint64_t gets, done;
+        int got_items[PER_PROCESS];
+        int got_count, done_begun;
         int items_fd, room_fd;
         bool shut_down, closed, stopped;
     } processes[MODEL_PROCESSES + 1];
@@ -100,7 +103,7 @@ static struct accounts {
         uint64_t begin, end;
     } full[16];
     int full_count;
-    uint64_t calls_ended;                 /* a bit each */
+    uint64_t calls_ended;                 /* how many by each, a byte each */
     bool shutdown, shutdown_at_once;
 } accounts;
 
@@ -136,15 +139,13 @@ static int item_in(const void *bytes, uint64_t size)
 
 /* ---- a call's beginning and end ---- */
 
-static int call_number(int me) { return me * 10 + (int)(accounts.processes[me].outcomes >> 56); }
-
 static void begin_call(int me, char call, int delivering)
 {
     accounts.processes[me].call = call;
     accounts.processes[me].call_begin = model_now_step();
     accounts.processes[me].delivering = delivering;
     /* The judgement depends on which calls had ended when this one began. */
-    model_note(model_mix((uint64_t)call_number(me), accounts.calls_ended));
+    model_note(model_mix((uint64_t)me << 56 | accounts.processes[me].outcomes >> 56, accounts.calls_ended));
     if (model_trace) printf("      p%d  calls '%c'\n", me, call);
 }
 
@@ -153,8 +154,7 @@ static void end_call(int me, uint64_t outcome)
     uint64_t *outcomes = &accounts.processes[me].outcomes;
     uint64_t count = (*outcomes >> 56) + 1;
     *outcomes = (model_mix(*outcomes, outcome) & ((UINT64_C(1) << 56) - 1)) | count << 56;
-    uint64_t number = (uint64_t)me * 10 + count - 1;
-    if (number < 64) accounts.calls_ended |= UINT64_C(1) << number;
+    accounts.calls_ended += UINT64_C(1) << 8 * me;
     accounts.processes[me].call = 0;
     accounts.processes[me].delivering = 0;
     model_settle(*outcomes);
@@ -170,6 +170,7 @@ static struct delivery *deliver(int me, int item, uint64_t begin)
     for (struct delivery *other = accounts.deliveries; other < delivery; other++)
         if (other->item == item) model_fail("item %d was delivered twice, to p%d and p%d", item, other->process, me);
     if (accounts.items[item].state == REFUSED) model_fail("item %d was delivered, although its put was refused", item);
+    if (accounts.processes[me].got_count < PER_PROCESS) accounts.processes[me].got_items[accounts.processes[me].got_count++] = item;
     return delivery;
 }
 
@@ -242,9 +243,9 @@ static void call_put_two(int me, char letter, int64_t deadline)
     end_call(me, (uint64_t)status);
 }
 
-static void note_empty(int me)
+static struct delivery *note_empty(int me)
 {
-    deliver(me, -1, accounts.processes[me].call_begin);
+    return deliver(me, -1, accounts.processes[me].call_begin);
 }
 
 /** Returns whether something came. */
@@ -261,7 +262,7 @@ static bool call_get(int me, char letter, int64_t deadline)
         deliver(me, item, accounts.processes[me].call_begin);
         accounts.processes[me].gets++;
     } else if (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_SHUTDOWN) {
-        if (!accounts.shutdown_at_once) note_empty(me);
+        if (!accounts.shutdown_at_once) note_empty(me)->shut_down = status == RINGBUF_E_SHUTDOWN;
         if (status == RINGBUF_E_SHUTDOWN) accounts.processes[me].shut_down = true;
     }
     end_call(me, (uint64_t)(item + 2) << 8 | (uint64_t)status);
@@ -405,6 +406,7 @@ static void call_other(int me, char letter, int64_t deadline)
     begin_call(me, letter, 0);
     switch (letter) {
     case 'd':
+        accounts.processes[me].done_begun++;
         status = ringbuf_task_done(rb);
         if (status == RINGBUF_OK) accounts.processes[me].done++;
         else if (status != RINGBUF_E_TOO_MANY) model_fail("task_done answered: %s", ringbuf_status_text(status));
@@ -412,13 +414,15 @@ static void call_other(int me, char letter, int64_t deadline)
     case 'j': {
         status = ringbuf_join(rb, deadline);
         expect(status, "join", deadline != RINGBUF_FOREVER);
-        /* Every put that was answered before this call began must have been got, and marked or forgiven. */
-        for (int i = 0; status == RINGBUF_OK && i < ITEMS; i++) {
-            if (accounts.items[i].state != PUT || accounts.items[i].put_end >= accounts.processes[me].call_begin) continue;
-            bool delivered = model_anybody_died();
-            for (int k = 0; k < accounts.delivery_count; k++) delivered |= accounts.deliveries[k].item == i;
-            for (int p = 0; p < MODEL_PROCESSES; p++) delivered |= accounts.processes[p].delivering > 0; /* it may be just that one */
-            if (!delivered) model_fail("join returned although item %d has not been got", i);
+        /* Every item whose put was answered before this call began is done. */
+        for (int item = 0; status == RINGBUF_OK && item < ITEMS && !model_anybody_died(); item++) {
+            if (accounts.items[item].state != PUT || accounts.items[item].put_end > accounts.processes[me].call_begin) continue;
+            if (accounts.items[item].put_end && accounts.items[item].put_end == accounts.processes[me].call_begin) continue;
+            bool done = false;
+            for (int p = 0; p < MODEL_PROCESSES; p++)
+                for (int k = 0; k < accounts.processes[p].got_count && k < accounts.processes[p].done_begun; k++)
+                    done |= accounts.processes[p].got_items[k] == item;
+            if (!done) model_fail("join returned although item %d is not done", item);
         }
         break;
     }
@@ -434,20 +438,33 @@ static void call_other(int me, char letter, int64_t deadline)
         expect(status, "registry join", false);
         break;
     case 'f': expect(ringbuf_items_fd(rb, &accounts.processes[me].items_fd), "items_fd", false); break;
-    case 'u': break;
+    case 'q': {
+        uint64_t items, most = 0;
+        expect(ringbuf_size(rb, &items), "size", false);
+        for (int item = 0; item < ITEMS; item++) most += accounts.items[item].state != NEVER;
+        if (items > most) model_fail("size said %lu, of %lu items", items, most);
+        break;
+    }
     default: model_fail("no such call: %c", letter);
     }
     end_call(me, (uint64_t)status);
 }
 
-/** As an event loop does: sleep until the descriptor says that there is something, then look. */
+/** As an event loop does: sleep until the descriptor says that there is something, then look; and now and then look after the dead. */
 static void call_poll(int me)
 {
-    for (int look = 0; look < 4; look++) {
+    ringbuf *rb = handle_of(me);
+    for (int vain = 0; vain < 4;) {
+        uint64_t recovered;
         begin_call(me, 'e', 0);
-        platform_model_poll(accounts.processes[me].items_fd, RINGBUF_FOREVER);
-        end_call(me, 0);
+        int64_t until = model_clock() + 100000000;
+        platform_model_poll(accounts.processes[me].items_fd, until);
+        bool up = platform_model_is_up(accounts.processes[me].items_fd);
+        if (!up) expect(ringbuf_recover(rb, &recovered), "recover", false);
+        end_call(me, up);
+        if (!up) continue;
         if (call_get(me, 'g', 0) || accounts.processes[me].shut_down) return;
+        vain++;
     }
     model_fail("the descriptor said four times that there was something, and there was nothing");
 }
@@ -530,6 +547,9 @@ static void judge_sleep(const int64_t *deadlines)
         if (word == &segment->header.tasks.word && stats.unfinished == 0) why = "all is done";
         if (accounts.processes[p].call == 'e' && accounts.processes[p].items_fd && (stats.items || stats.shutdown))
             why = "something is there, and the descriptor does not say so";
+        uint32_t calls = *(volatile uint32_t *)(void *)&handle_of(p)->calls;
+        if (calls & RBI_HANDLE_CLOSED && word != &handle_of(p)->calls && word != NULL) why = "the handle is closed";
+        if (word == &handle_of(p)->calls && calls < RBI_HANDLE_CALL) why = "no call is under way";
         if (why) model_fail("p%d sleeps although %s", p, why);
     }
 }
@@ -600,12 +620,14 @@ static void check_items(void)
         const struct delivery *empty = &accounts.deliveries[i];
         if (empty->item >= 0) continue;
         for (int item = 0; item < ITEMS; item++) {
-            if (accounts.items[item].state != PUT || accounts.items[item].put_end >= empty->begin || accounts.items[item].in_other_hands) continue;
+            if (accounts.items[item].state != PUT || accounts.items[item].in_other_hands) continue;
+            if (accounts.items[item].put_end >= empty->begin && !empty->shut_down) continue;
             const struct delivery *of = NULL;
             for (int k = 0; k < accounts.delivery_count; k++)
                 if (accounts.deliveries[k].item == item) of = &accounts.deliveries[k];
             if (of && of->begin > empty->end)
-                model_fail("p%d was told that the queue is empty, and item %d was in it", empty->process, item);
+                model_fail("p%d was told that the queue is %s, and item %d was %s", empty->process, empty->shut_down ? "shut down" : "empty", item,
+                           empty->shut_down ? "still to come" : "in it");
         }
     }
     /* "Full". */
@@ -693,7 +715,10 @@ static void check(void)
         if (!up && stats.items) model_fail("p%d's descriptor is down, and %lu items are there", p, stats.items);
         if (up && !stats.items && !stats.shutdown) model_fail("p%d's descriptor is up, and nothing is there", p);
     }
+    uint64_t items, before = accounts.processes[MAIN].gets;
+    if (ringbuf_size(&handles[MAIN], &items) != RINGBUF_OK) model_fail("size did not answer");
     drain();
+    if (accounts.processes[MAIN].gets - before != items) model_fail("size said %lu, and %lu came", items, accounts.processes[MAIN].gets - before);
     check_items();
     check_words();
     check_counters();

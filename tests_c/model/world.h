@@ -14,9 +14,8 @@
  *    d j     mark a task as done; join             s S  shut down; at once
  *    c       clean up after the dead               z  close the handle     J  join: become a participant (which all others are already)
  *    f       ask for the descriptor of items       e  sleep until it is up, then get without waiting (and again if there is nothing)
- *    F       ask for the descriptor of room, and put a message of a slot through it
- *    u       the items' descriptor must be true by now: nobody else moves any more
- *    !       from here on this process stops for ever where it is, if the explorer wants (it is not dead)                          */
+ *    F       put a message of a slot, waiting by the descriptor of room
+ *    q       ask for the size                                                                                                     */
 struct scenario {
     const char *name;
     const char *scripts[MODEL_PROCESSES];
