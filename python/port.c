@@ -493,8 +493,12 @@ static PyObject *read_message(port *self, const ringbuf_message *message, block 
     }
     /* Whose fault?  If the message's, it is consumed, unless its attempts are counted; then, and else, it goes back. */
     PyObject *verdict = port_verdict_on_error(self, 0);
-    if (!verdict || self->max_attempts) ringbuf_nack(self->rb, message);
-    else if (block_finish(self->rb, message, *lying) == RINGBUF_OK && leased) ringbuf_task_done(self->rb);
+    if (!verdict || self->max_attempts) status = ringbuf_nack(self->rb, message);
+    else if ((status = block_finish(self->rb, message, *lying)) == RINGBUF_OK && leased) ringbuf_task_done(self->rb);
+    if (verdict && status == RINGBUF_E_CORRUPT) { /* it was truncated while we looked: no wonder */
+        Py_CLEAR(verdict);
+        port_refuse(self, status, 0, 1, 0);
+    }
     port_raise_verdict(verdict);
     return NULL;
 }

@@ -27,6 +27,8 @@ C_FLOORS = {
     "arena.c": 2,
     "wait.h": 2,
     "wait.c": 2,
+    "guard.h": 2,
+    "guard.c": 2,
     "registry.h": 2,
     "registry.c": 2,
     "segment.h": 3,

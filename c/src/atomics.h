@@ -76,12 +76,16 @@ static inline void rbi_own_add64(rbi_atomic64 *word, uint64_t value)
     else rbi_add_relaxed64(word, value);
 }
 
-/** Add in total order among our own threads; returns the value before. */
+/** Add in total order among our own threads; returns the value before.
+ *  With one thread, an access to memory before or after it in the program stays there in the code: it may raise a signal whose
+ *  handler changes the word (guard.c).  The fences are for the compiler and cost nothing. */
 static inline uint32_t rbi_own_add_total32(rbi_atomic32 *word, uint32_t value)
 {
     if (!RBI_SINGLE_THREADED) return rbi_add_total32(word, value);
+    atomic_signal_fence(memory_order_seq_cst);
     uint32_t before = rbi_load_relaxed32(word);
     rbi_store_relaxed32(word, before + value);
+    atomic_signal_fence(memory_order_seq_cst);
     return before;
 }
 

@@ -181,8 +181,7 @@ ringbuf_status ringbuf_put_all_parts(ringbuf *rb, const ringbuf_part *parts, con
     if (status == RINGBUF_OK && count) status = put_all(rb, &call, large, deadline_ns);
     free(call.runs);
     if (call.messages != few) free(call.messages);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_put_all(ringbuf *rb, const ringbuf_part *messages, size_t count, int64_t deadline_ns)
@@ -217,9 +216,9 @@ ringbuf_status ringbuf_take_many(ringbuf *rb, ringbuf_message *messages, size_t 
         capacity -= message->size;
     }
     if (taken > 1) rbi_ready_after_take(rb, true); /* the first has looked by itself */
-    rbi_handle_leave(rb);
-    *count = taken;
-    return taken ? RINGBUF_OK : status;
+    status = rbi_handle_leave(rb, taken ? RINGBUF_OK : status);
+    *count = status == RINGBUF_OK ? taken : 0;
+    return status;
 }
 
 ringbuf_status ringbuf_ack_all(ringbuf *rb, const ringbuf_message *messages, size_t count)
@@ -233,8 +232,7 @@ ringbuf_status ringbuf_ack_all(ringbuf *rb, const ringbuf_message *messages, siz
     }
     if (count) rbi_wake_space(rb); /* and he the next one, if there is room for both */
     RBI_POINT(release_woke);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_return_all(ringbuf *rb, const ringbuf_message *messages, size_t count)
@@ -247,6 +245,5 @@ ringbuf_status ringbuf_return_all(ringbuf *rb, const ringbuf_message *messages, 
         if (returned != RINGBUF_OK) status = returned;
     }
     if (count) rbi_after_giving_back(rb);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }

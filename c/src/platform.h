@@ -73,6 +73,14 @@ ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t m
 void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors);
 uint64_t rbi_page_bytes(void);
 
+/** From now on, whenever any thread touches a page of a mapped file that the file has no more (it was truncated), or for which
+ *  there is no memory, call `mend` with the address, in that thread, as from a signal handler.  If it returns true, the page is
+ *  there now and is touched again; else the fault goes to whoever got such faults before.  Only for one `mend`; not from two
+ *  threads at once. */
+ringbuf_status rbi_on_missing_page(bool (*mend)(uint64_t address));
+/** Map zeros, for this process alone, in place of what is mapped there; whole pages.  May be called by `mend`. */
+bool rbi_map_zeros(uint64_t address, uint64_t bytes);
+
 /* ---- sleeping ---- */
 
 /** Sleep while *word == expected, at most until `deadline_ns`.  Words are shared between processes.

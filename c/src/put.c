@@ -189,8 +189,7 @@ static ringbuf_status put_any(ringbuf *rb, struct put_call *call, int64_t deadli
     if (status != RINGBUF_OK) return status;
     if (call->size <= rb->ring_limit) status = put(rb, call, deadline_ns);
     else status = put_large(rb, call, deadline_ns);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t deadline_ns)
@@ -233,8 +232,9 @@ ringbuf_status ringbuf_reserve(ringbuf *rb, ringbuf_reservation *reservation, si
         };
         rbi_arena_mark(&rb->arena, &call.run, reservation->ticket);
     }
-    rbi_handle_leave(rb);
-    return status;
+    ringbuf_status end = rbi_handle_leave(rb, status);
+    if (end != RINGBUF_OK && status == RINGBUF_OK) rbi_handle_unpin(rb); /* lost: the caller has got nothing */
+    return end;
 }
 
 /** The run of a reservation of this process. */
@@ -261,7 +261,7 @@ ringbuf_status ringbuf_commit(ringbuf *rb, const ringbuf_reservation *reservatio
         status = put(rb, &call, deadline_ns);
         if (status == RINGBUF_OK && copy) rbi_free_run(rb, &run);
     }
-    rbi_handle_leave(rb);
+    status = rbi_handle_leave(rb, status);
     if (status == RINGBUF_OK) rbi_handle_unpin(rb);
     return status;
 }
@@ -270,10 +270,12 @@ ringbuf_status ringbuf_abort(ringbuf *rb, const ringbuf_reservation *reservation
 {
     struct rbi_run run;
     if (!rb || !reservation) return RINGBUF_E_INVALID;
-    if (!rbi_is_inherited(rb, reservation->generation)) {
-        if (!find_reserved(rb, &run, reservation)) return RINGBUF_E_INVALID;
-        rbi_free_run(rb, &run);
+    ringbuf_status status = RINGBUF_OK;
+    if (!rbi_is_inherited(rb, reservation->generation) && !rbi_handle_is_lost(rb)) {
+        if (find_reserved(rb, &run, reservation)) rbi_free_run(rb, &run);
+        else status = RINGBUF_E_INVALID;
     }
-    rbi_handle_unpin(rb);
-    return RINGBUF_OK;
+    if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT; /* and over: nothing tells any more whether it was, so we believe it */
+    if (status != RINGBUF_E_INVALID) rbi_handle_unpin(rb);
+    return status;
 }

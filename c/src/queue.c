@@ -22,8 +22,7 @@ ringbuf_status ringbuf_shutdown(ringbuf *rb, int immediate)
     if (immediate) rbi_discard_if_shut_down(rb);
     rbi_wake_everybody(rb);
     RBI_POINT(shutdown_woke);
-    rbi_handle_leave(rb);
-    return RINGBUF_OK;
+    return rbi_handle_leave(rb, RINGBUF_OK);
 }
 
 /** Runs of these kinds (a bit each). */
@@ -89,8 +88,7 @@ ringbuf_status ringbuf_task_done(ringbuf *rb)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     status = mark_done(rb);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 static ringbuf_status attempt_join(ringbuf *rb, void *call)
@@ -121,8 +119,7 @@ ringbuf_status ringbuf_join(ringbuf *rb, int64_t deadline_ns)
                                   attempt_join, nothing_to_see, NULL};
         status = rbi_wait_until(rb, &waiting, NULL, deadline_ns);
     }
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 /* ---- descriptors ---- */
@@ -133,8 +130,7 @@ ringbuf_status ringbuf_items_fd(ringbuf *rb, int *fd)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     status = rbi_ready_ask(rb, RBI_LEVEL_ITEMS, fd);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t change, int *fd)
@@ -145,8 +141,7 @@ ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t change, int *fd)
     enum rbi_level level = change == RINGBUF_ROOM ? RBI_LEVEL_ROOM : RBI_LEVEL_TASKS;
     status = rbi_ready_ask(rb, level, fd);
     if (status == RINGBUF_OK) rbi_ready_listen(rb, level);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_pass_on(ringbuf *rb)
@@ -155,8 +150,7 @@ ringbuf_status ringbuf_pass_on(ringbuf *rb)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     rbi_ready_tell(rb, NULL);
-    rbi_handle_leave(rb);
-    return RINGBUF_OK;
+    return rbi_handle_leave(rb, RINGBUF_OK);
 }
 
 /* ---- looking in ---- */
@@ -167,8 +161,7 @@ ringbuf_status ringbuf_size(ringbuf *rb, uint64_t *items)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     status = count_items(rb, items);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_has_room(ringbuf *rb, int *room, size_t size)
@@ -178,8 +171,7 @@ ringbuf_status ringbuf_has_room(ringbuf *rb, int *room, size_t size)
     if (status != RINGBUF_OK) return status;
     if (size <= rb->ring_limit) *room = rbi_ring_has_room(&rb->ring, size);
     else *room = rbi_arena_has_room(&rb->arena, size) && rbi_ring_has_room(&rb->ring, 0);
-    rbi_handle_leave(rb);
-    return RINGBUF_OK;
+    return rbi_handle_leave(rb, RINGBUF_OK);
 }
 
 static void count_arena(ringbuf *rb, ringbuf_stats *stats)
@@ -220,8 +212,7 @@ ringbuf_status ringbuf_get_stats(ringbuf *rb, ringbuf_stats *stats)
         stats->sleeps += rbi_load_relaxed64(&entry->sleeps);
         stats->participants += rbi_load_relaxed32(&entry->state) != 0;
     }
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_get_info(ringbuf *rb, ringbuf_info *info)
@@ -241,6 +232,7 @@ ringbuf_status ringbuf_get_info(ringbuf *rb, ringbuf_info *info)
         .flags = stamp->flags,
         .permissions = stamp->permissions,
         .creator_pid = stamp->creator_pid,
+        .truncated = rbi_handle_is_lost(rb),
     };
     memcpy(info->id, stamp->id, sizeof info->id);
     memcpy(info->tag, stamp->tag, sizeof info->tag);
@@ -272,8 +264,7 @@ ringbuf_status ringbuf_get_peers(ringbuf *rb, size_t *count, ringbuf_peer *peers
         }
         ++*count;
     }
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_check(ringbuf *rb, ringbuf_findings *findings)
@@ -290,8 +281,7 @@ ringbuf_status ringbuf_check(ringbuf *rb, ringbuf_findings *findings)
         .broken_runs = found.broken_runs,
         .dangling_messages = found.dangling_messages,
     };
-    rbi_handle_leave(rb);
-    return RINGBUF_OK;
+    return rbi_handle_leave(rb, RINGBUF_OK);
 }
 
 const char *ringbuf_name(const ringbuf *rb) { return rb->name; }
@@ -305,8 +295,7 @@ ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered)
     if (status != RINGBUF_OK) return status;
     status = rbi_segment_recover(rb, recovered);
     rbi_ready_settle(rb); /* whatever may have kept somebody from it */
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 int64_t ringbuf_now_ns(void) { return rbi_monotonic_ns(); }
@@ -365,15 +354,17 @@ void ringbuf_close(ringbuf *rb)
 
 void ringbuf_free(ringbuf *rb) { rbi_segment_free(rb); }
 
+ringbuf_status ringbuf_guard_truncation(void) { return rbi_segment_guard(); }
+
 void ringbuf_leave_all(void) { rbi_segment_leave_all(); }
 
 ringbuf_status ringbuf_unlink(ringbuf *rb)
 {
     if (!rb) return RINGBUF_E_INVALID;
-    ringbuf_status status = rbi_handle_enter(rb);
+    ringbuf_status status = rbi_handle_enter_lost(rb);
     if (status != RINGBUF_OK) return status;
     status = rbi_segment_unlink(rb);
-    rbi_handle_leave(rb);
+    rbi_handle_leave(rb, status);
     return status;
 }
 

@@ -218,7 +218,8 @@ static void after_fork_in_child(void)
              * something of it was in use, and then the child's last pin unmaps it. */
             drop_from_list(rb);
         } else {
-            rbi_store_total32(&rb->calls, RBI_HANDLE_STALE); /* calls of the parent's other threads are not ours */
+            /* Calls of the parent's other threads are not ours.  What is lost is lost for us, too. */
+            rbi_store_total32(&rb->calls, RBI_HANDLE_STALE | (rbi_load_total32(&rb->calls) & RBI_HANDLE_LOST));
             /* If it fails, the child's first call says so. */
             if (rbi_file_reopen(&rb->fd, inherited) == RINGBUF_OK) rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
             rb->registry.fd = rb->fd;
@@ -234,11 +235,16 @@ static void install_fork_handlers(void) { pthread_atfork(rbi_handles_hold, rbi_h
 /* A handle is on the list from before it has a file until its file is closed, and both happen under the mutex: a child forked by
  * another thread at any moment knows every file it has inherited.  Otherwise it would keep locks of a parent that has died. */
 
-static void list_handle(struct ringbuf *rb)
+static void hold_handles_over_forks(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install_fork_handlers);
     pthread_mutex_lock(&handles_mutex);
+}
+
+static void list_handle(struct ringbuf *rb)
+{
+    hold_handles_over_forks();
     rb->listed = true;
     rb->next = handles;
     if (handles) handles->previous = rb;
@@ -319,12 +325,72 @@ static ringbuf_status join_after_fork(ringbuf *rb)
 ringbuf_status rbi_handle_enter_slow(ringbuf *rb)
 {
     ringbuf_status status = RINGBUF_E_CLOSED;
-    if (!rbi_handle_is_closed(rb)) status = join_after_fork(rb);
-    if (status != RINGBUF_OK) rbi_handle_leave(rb);
+    if (!rbi_handle_is_closed(rb)) status = rbi_handle_is_lost(rb) ? RINGBUF_E_CORRUPT : join_after_fork(rb);
+    if (status != RINGBUF_OK) rbi_handle_leave(rb, status);
     return status;
 }
 
-void rbi_handle_last_left(ringbuf *rb) { rbi_futex_wake(&rb->calls, INT_MAX); }
+ringbuf_status rbi_handle_enter_lost(ringbuf *rb)
+{
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_E_CORRUPT || !rbi_handle_is_lost(rb)) return status;
+    uint32_t before = rbi_own_add_total32(&rb->calls, RBI_HANDLE_CALL);
+    status = before & RBI_HANDLE_CLOSED ? RINGBUF_E_CLOSED : rb->fd < 0 ? RINGBUF_E_NO_FILES : RINGBUF_OK;
+    if (status != RINGBUF_OK) rbi_handle_leave(rb, status);
+    return status;
+}
+
+ringbuf_status rbi_handle_leave_slow(ringbuf *rb, uint32_t before, ringbuf_status status)
+{
+    const uint32_t beside = RBI_HANDLE_STALE | RBI_HANDLE_LOST;
+    if ((before & ~beside) == (RBI_HANDLE_CALL | RBI_HANDLE_CLOSED)) rbi_futex_wake(&rb->calls, INT_MAX); /* the last one */
+    return before & RBI_HANDLE_LOST ? RINGBUF_E_CORRUPT : status;
+}
+
+/* ---- memory that is lost: guard.c ---- */
+
+ringbuf_status rbi_segment_guard(void)
+{
+    hold_handles_over_forks();
+    ringbuf_status status = rbi_guard_install();
+    rbi_handles_let_go();
+    return status;
+}
+
+/** Map the file, under the guard's eyes. */
+static ringbuf_status map_guarded(ringbuf *rb, rbi_fd fd)
+{
+    void *base;
+    ringbuf_status status = rbi_map(&base, fd, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    if (status != RINGBUF_OK) return status;
+    rbi_handles_hold(); /* so that a forked child finds the guard's list whole */
+    rb->guarded = rbi_guard_add(base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES, &rb->calls, RBI_HANDLE_LOST);
+    rbi_handles_let_go();
+    if (rb->guarded) rb->base = base;
+    else rbi_unmap(base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    return rb->guarded ? RINGBUF_OK : RINGBUF_E_NO_MEMORY;
+}
+
+static void unmap_guarded(ringbuf *rb)
+{
+    rbi_handles_hold();
+    rbi_guard_drop(rb->guarded); /* first: these addresses may be another mapping's as soon as they are free */
+    rb->guarded = NULL;
+    rbi_handles_let_go();
+    rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    rb->base = NULL;
+}
+
+/** Whether the file has been truncated, as far as can be seen without touching its memory: by one who sleeps, and may never
+ *  touch what is missing. */
+static bool is_short(ringbuf *rb)
+{
+    struct rbi_file_facts facts;
+    if (rbi_handle_is_lost(rb)) return true;
+    if (rb->fd < 0 || rbi_file_facts(rb->fd, &facts) != RINGBUF_OK || facts.bytes >= rb->stamp.file_bytes) return false;
+    rbi_guard_lose(&rb->calls, RBI_HANDLE_LOST);
+    return true;
+}
 
 /* ---- a handle's memory ---- */
 
@@ -368,7 +434,7 @@ static ringbuf *handle_new(const char *path, const ringbuf_options *options)
 /** Drop everything of a handle that the caller has not got. */
 static void handle_discard(ringbuf *rb)
 {
-    if (rb->base) rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    if (rb->base) unmap_guarded(rb);
     unlist_handle(rb);
     handle_free(rb);
 }
@@ -376,7 +442,7 @@ static void handle_discard(ringbuf *rb)
 static void hand_out(ringbuf **out, ringbuf *rb)
 {
     rb->handed_out = true;
-    rbi_store_total32(&rb->calls, 0);
+    rbi_add_total32(&rb->calls, (uint32_t)-RBI_HANDLE_CLOSED); /* and not a store: it may be lost by now */
     *out = rb;
 }
 
@@ -399,7 +465,7 @@ static ringbuf_status handle_map(ringbuf *rb)
     rbi_fd unlocked;
     ringbuf_status status = rbi_file_reopen(&unlocked, rb->fd);
     if (status != RINGBUF_OK) return status;
-    status = rbi_map(&rb->base, unlocked, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
+    status = map_guarded(rb, unlocked);
     rbi_file_close(unlocked);
     if (status != RINGBUF_OK) return status;
     uint8_t *base = rb->base;
@@ -463,14 +529,17 @@ static ringbuf_status remove_name_patiently(rbi_fd fd, const char *path)
 static bool worth_keeping(ringbuf *rb)
 {
     uint64_t recovered, items = 0;
-    if (rbi_registry_recover(&rb->registry, &recovered) != RINGBUF_OK) return true; /* damaged: not ours to judge */
+    ringbuf_status status = rbi_handle_is_lost(rb) ? RINGBUF_E_CORRUPT : rbi_registry_recover(&rb->registry, &recovered);
+    /* Truncated: there is nothing to deliver, but the name is its users' to remove, unless the queue was made to go with them. */
+    if (rbi_handle_is_lost(rb)) return !(rb->stamp.flags & RINGBUF_AUTO_CLEANUP);
+    if (status != RINGBUF_OK) return true; /* damaged: not ours to judge */
     if (rb->stamp.flags & RINGBUF_PERSISTENT) return true;
     if (rb->stamp.flags & RINGBUF_AUTO_CLEANUP) return false;
     if (rbi_load_total32(&rb->header->shutdown) == 2) return false; /* nobody can get what is in it */
     if (rbi_ring_count(&rb->ring, &items) != RBI_RING_OK) return true;
     struct rbi_arena_census census = {0};
     if (rbi_arena_is_used(&rb->arena)) rbi_arena_count(&rb->arena, &census);
-    return items + census.runs[RBI_BLOCK_RETURNED] != 0;
+    return items + census.runs[RBI_BLOCK_RETURNED] != 0 || rbi_handle_is_lost(rb); /* the latter: counted among zeros */
 }
 
 /** Be present no more; the last one out removes the queue, if nothing is left in it. */
@@ -486,8 +555,10 @@ static void remove_if_last(ringbuf *rb)
 
 static void leave(ringbuf *rb)
 {
-    rbi_registry_leave(&rb->registry);
-    rbi_ready_recover(rb); /* what we had taken went back */
+    if (!rbi_handle_is_lost(rb)) { /* else there is nothing to give back, and the lock goes with the file */
+        rbi_registry_leave(&rb->registry);
+        rbi_ready_recover(rb); /* what we had taken went back */
+    }
     rbi_ready_close(rb);
     remove_if_last(rb);
 }
@@ -554,7 +625,7 @@ static ringbuf_status attach_mapped(ringbuf *rb)
     ringbuf_status status = rbi_registry_recover(&rb->registry, &recovered);
     if (status == RINGBUF_OK && recovered) rbi_ready_recover(rb);
     if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
-    return status;
+    return rbi_handle_is_lost(rb) ? RINGBUF_E_CORRUPT : status;
 }
 
 static ringbuf_status open_path(ringbuf **out, const char *name, const char *path, const uint8_t *id,
@@ -629,6 +700,7 @@ static ringbuf_status make(ringbuf **out, const struct rbi_stamp *stamp, const c
     RBI_POINT(creator_present);
     if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
     RBI_POINT(creator_attached);
+    if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT;
     if (status != RINGBUF_OK) {
         handle_discard(rb);
         return status;
@@ -716,8 +788,7 @@ static void finish_closing(ringbuf *rb)
     if (!rb->base) return;
     if (rb->fd >= 0) leave(rb);
     else rbi_ready_close(rb);
-    rbi_unmap(rb->base, rb->prefix_bytes, rb->mirror_bytes, RBI_LANES);
-    rb->base = NULL;
+    unmap_guarded(rb);
     rb->header = NULL;
     unlist_handle(rb); /* last: a child forked meanwhile must find it on the list, to make `closing` usable again */
 }
@@ -742,8 +813,10 @@ static uint32_t flag_pins(ringbuf *rb, uint32_t flag)
 /** What we have taken goes back; what we hold stays with us. */
 static void give_back(ringbuf *rb)
 {
-    rbi_registry_give_back(&rb->registry, true);
-    rbi_ready_recover(rb);
+    if (!rbi_handle_is_lost(rb)) {
+        rbi_registry_give_back(&rb->registry, true);
+        rbi_ready_recover(rb);
+    }
     rbi_ready_close(rb);
 }
 
@@ -905,6 +978,7 @@ ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
 {
     *recovered = 0;
+    if (is_short(rb)) return RINGBUF_E_CORRUPT;
     if (pthread_mutex_trylock(&rb->recovery) != 0) return RINGBUF_OK;
     ringbuf_status status = rbi_registry_recover(&rb->registry, recovered);
     pthread_mutex_unlock(&rb->recovery);

@@ -4,16 +4,19 @@
 #ifndef RBI_SEGMENT_H
 #define RBI_SEGMENT_H
 
+#include "guard.h"
 #include "registry.h"
 #include "wait.h"
 
 #include <pthread.h>
 
-/* State of a handle, in one word with the number of calls in flight: { calls : 30 | stale | closed }. */
+/* State of a handle, in one word with the number of calls in flight: { calls : 29 | lost | stale | closed }. */
 enum {
     RBI_HANDLE_CLOSED = 1, /* no call may begin */
     RBI_HANDLE_STALE = 2,  /* we are a forked child and not yet a participant */
-    RBI_HANDLE_CALL = 4,
+    RBI_HANDLE_LOST = 4,   /* the file was truncated, and zeros of our own may lie where its memory was; never cleared */
+    RBI_HANDLE_CALL = 8,
+    RBI_HANDLE_BARRED = RBI_HANDLE_CLOSED | RBI_HANDLE_STALE | RBI_HANDLE_LOST, /* no call may begin just so */
 };
 
 /* The pins of a handle, in one word: { count : 30 | freed | closed }.  One word, so that whoever removes the last pin learns in the same
@@ -68,6 +71,7 @@ struct ringbuf {
     bool at_exit;                  /* the process is on its way out, and this handle has been seen to */
     bool listed;
     rbi_fd fd;
+    struct rbi_guarded *guarded;   /* the memory, as the guard knows it; NULL: not mapped */
     void *base;
     uint64_t prefix_bytes;
     uint64_t mirror_bytes;
@@ -83,24 +87,35 @@ struct ringbuf {
 void rbi_handles_hold(void);
 void rbi_handles_let_go(void);
 
-/** Begin a call: RINGBUF_OK, or RINGBUF_E_CLOSED, or why a forked child cannot become a participant. */
+/** Begin a call: RINGBUF_OK, or RINGBUF_E_CLOSED, or RINGBUF_E_CORRUPT because the memory is lost, or why a forked child cannot
+ *  become a participant. */
 ringbuf_status rbi_handle_enter_slow(ringbuf *rb);
 static inline ringbuf_status rbi_handle_enter(ringbuf *rb)
 {
     /* total: against rbi_segment_close(), which sets CLOSED and then looks at the calls [T5 close] */
-    if (!(rbi_own_add_total32(&rb->calls, RBI_HANDLE_CALL) & (RBI_HANDLE_CLOSED | RBI_HANDLE_STALE))) return RINGBUF_OK;
+    if (!(rbi_own_add_total32(&rb->calls, RBI_HANDLE_CALL) & RBI_HANDLE_BARRED)) return RINGBUF_OK;
     return rbi_handle_enter_slow(rb);
 }
 
-/** End a call that has begun. */
-void rbi_handle_last_left(ringbuf *rb);
-static inline void rbi_handle_leave(ringbuf *rb)
+/** The same for a call that looks at the file and not at the memory: also if that is lost. */
+ringbuf_status rbi_handle_enter_lost(ringbuf *rb);
+
+/** End a call that has begun.  Returns its status, or RINGBUF_E_CORRUPT if the memory was lost before its end.
+ *
+ *  No call that has met the zeros in place of lost memory returns anything else.  The guard sets LOST before it maps the zeros
+ *  (guard.c).  If this add comes before that in the order of this word's changes, what the call has read and written comes before
+ *  the zeros; else the add sees the flag. */
+ringbuf_status rbi_handle_leave_slow(ringbuf *rb, uint32_t before, ringbuf_status status);
+static inline ringbuf_status rbi_handle_leave(ringbuf *rb, ringbuf_status status)
 {
     uint32_t before = rbi_own_add_total32(&rb->calls, (uint32_t)-RBI_HANDLE_CALL);
-    if ((before & ~(uint32_t)RBI_HANDLE_STALE) == (RBI_HANDLE_CALL | RBI_HANDLE_CLOSED)) rbi_handle_last_left(rb);
+    if (!(before & (RBI_HANDLE_CLOSED | RBI_HANDLE_LOST))) return status;
+    return rbi_handle_leave_slow(rb, before, status);
 }
 
 static inline bool rbi_handle_is_closed(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_CLOSED; }
+
+static inline bool rbi_handle_is_lost(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_LOST; }
 
 /** Keep the memory mapped: only during a call that has begun.  Any number of times. */
 static inline void rbi_handle_pin(ringbuf *rb) { rbi_add_total32(&rb->pins, RBI_PIN); }
@@ -114,6 +129,7 @@ ringbuf_status rbi_segment_open(ringbuf **out, const char *name, const uint8_t *
 void rbi_segment_close(ringbuf *rb);
 void rbi_segment_free(ringbuf *rb);
 void rbi_segment_leave_all(void);
+ringbuf_status rbi_segment_guard(void);
 ringbuf_status rbi_segment_unlink(ringbuf *rb);
 ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *options);
 ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *options);

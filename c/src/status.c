@@ -23,7 +23,7 @@ static const char *text_of(enum ringbuf_code code)
     case RINGBUF_E_EXISTS: return "a queue of that name exists";
     case RINGBUF_E_GONE: return "the queue is gone; another one has its name";
     case RINGBUF_E_ACCESS: return "permission denied, or the file belongs to another user";
-    case RINGBUF_E_CORRUPT: return "the file is not a queue, or its contents were damaged";
+    case RINGBUF_E_CORRUPT: return "the file is not a queue, or its contents were damaged, or it was truncated";
     case RINGBUF_E_VERSION: return "the queue has another layout version or byte order";
     case RINGBUF_E_NO_SPACE: return "the shared-memory file system is full";
     case RINGBUF_E_NO_MEMORY: return "out of memory or address space";

@@ -148,8 +148,7 @@ ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, size_t capac
         RBI_POINT(copied);
         status = finish(rb, &taken);
     }
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 /** Tell the caller about the message we have taken for him. */
@@ -199,8 +198,7 @@ static ringbuf_status take_for_caller(ringbuf *rb, ringbuf_message *message, int
         if (to_stay && !taken.in_arena) move_into_arena(rb, &taken);
         describe(rb, message, &taken);
     }
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns)
@@ -232,8 +230,7 @@ static ringbuf_status enter_with_taken(ringbuf *rb, struct taken *taken, const r
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     if (find_taken(rb, taken, message, RBI_BLOCK_LEASED)) return RINGBUF_OK;
-    rbi_handle_leave(rb);
-    return RINGBUF_E_INVALID;
+    return rbi_handle_leave(rb, RINGBUF_E_INVALID);
 }
 
 ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *buffer, size_t offset, size_t size)
@@ -244,8 +241,7 @@ ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *b
     if (status != RINGBUF_OK) return status;
     if (offset > size_of(&taken) || size > size_of(&taken) - offset) status = RINGBUF_E_INVALID;
     else if (size) rbi_copy(buffer, (const uint8_t *)bytes_of(&taken) + offset, size);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_ack(ringbuf *rb, const ringbuf_message *message)
@@ -254,8 +250,7 @@ ringbuf_status ringbuf_ack(ringbuf *rb, const ringbuf_message *message)
     ringbuf_status status = enter_with_taken(rb, &taken, message);
     if (status != RINGBUF_OK) return status;
     status = finish(rb, &taken);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 void rbi_discard_if_shut_down(ringbuf *rb)
@@ -306,8 +301,7 @@ ringbuf_status ringbuf_nack(ringbuf *rb, const ringbuf_message *message)
     if (status != RINGBUF_OK) return status;
     status = give_back(rb, &taken);
     rbi_after_giving_back(rb);
-    rbi_handle_leave(rb);
-    return status;
+    return rbi_handle_leave(rb, status);
 }
 
 ringbuf_status ringbuf_keep(ringbuf *rb, const ringbuf_message *message)
@@ -322,21 +316,25 @@ ringbuf_status ringbuf_keep(ringbuf *rb, const ringbuf_message *message)
         status = rbi_arena_keep(&rb->arena, &taken.run, rb->registry.self) == RBI_ARENA_OK ? RINGBUF_OK : RINGBUF_E_INVALID;
         if (status == RINGBUF_OK) rbi_handle_pin(rb);
     }
-    rbi_handle_leave(rb);
-    return status;
+    ringbuf_status end = rbi_handle_leave(rb, status);
+    if (end != RINGBUF_OK && status == RINGBUF_OK) rbi_handle_unpin(rb); /* lost: it is not kept */
+    return end;
 }
 
 ringbuf_status ringbuf_release(ringbuf *rb, const ringbuf_message *message)
 {
     struct taken taken;
     if (!rb || !message || !(message->position & RBI_IN_ARENA)) return RINGBUF_E_INVALID;
-    if (!rbi_is_inherited(rb, message->generation)) {
-        if (!find_taken(rb, &taken, message, RBI_BLOCK_HELD)) return RINGBUF_E_INVALID;
-        if (rbi_arena_end_hold(&rb->arena, &taken.run, rb->registry.self) != RBI_ARENA_OK) return RINGBUF_E_INVALID;
-        rbi_free_run(rb, &taken.run);
+    ringbuf_status status = RINGBUF_OK;
+    if (!rbi_is_inherited(rb, message->generation) && !rbi_handle_is_lost(rb)) {
+        if (find_taken(rb, &taken, message, RBI_BLOCK_HELD) &&
+            rbi_arena_end_hold(&rb->arena, &taken.run, rb->registry.self) == RBI_ARENA_OK)
+            rbi_free_run(rb, &taken.run);
+        else status = RINGBUF_E_INVALID;
     }
-    rbi_handle_unpin(rb);
-    return RINGBUF_OK;
+    if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT; /* and over, as in ringbuf_abort() */
+    if (status != RINGBUF_E_INVALID) rbi_handle_unpin(rb);
+    return status;
 }
 
 ringbuf_status ringbuf_pin(ringbuf *rb)
@@ -345,8 +343,9 @@ ringbuf_status ringbuf_pin(ringbuf *rb)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     rbi_handle_pin(rb);
-    rbi_handle_leave(rb);
-    return RINGBUF_OK;
+    status = rbi_handle_leave(rb, RINGBUF_OK);
+    if (status != RINGBUF_OK) rbi_handle_unpin(rb);
+    return status;
 }
 
 void ringbuf_unpin(ringbuf *rb)

@@ -111,7 +111,7 @@ class QueueNoMemory(SageQueueError, MemoryError):
 
 
 class QueueCorrupt(SageQueueError):
-    """The file is not a queue, or something wrote over it."""
+    """The file is not a queue, or something wrote over it or truncated it."""
 
 
 class QueueVersionError(SageQueueError):

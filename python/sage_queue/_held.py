@@ -87,7 +87,7 @@ class Lease(WithItemType[T]):
         self._value = None
         if status == _native.INVALID:
             raise ValueError("this message belongs to the process that took it, and that is another one")
-        raise _native.error_of(status, name=self._queue_name)
+        raise _native.error_of(status, name=self._queue_name, handle=self._handle)
 
     def nack(self) -> None:
         """Give the message back: the next consumer gets it, before younger ones.  `value` is gone.

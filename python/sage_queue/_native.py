@@ -76,6 +76,22 @@ VERSION: str = ffi.string(lib.ringbuf_version()).decode()
 FOREVER = (1 << 63) - 1
 
 
+# ---- a queue's file that somebody truncates ----
+
+_guarded = False
+
+
+def _guard_truncation() -> None:
+    """Have calls on a queue whose file was truncated fail, and SIGBUS not end the process.  Before the first queue is mapped.
+
+    That is a handler for SIGBUS.  Not with SAGE_QUEUE_SIGBUS_GUARD=0 in the environment, as it is when the first queue is made.
+    """
+    global _guarded
+    if not _guarded and os.environ.get("SAGE_QUEUE_SIGBUS_GUARD") != "0":
+        check(lib.ringbuf_guard_truncation())
+    _guarded = True
+
+
 # ---- making, finding and leaving queues ----
 
 _FILE_PREFIX = "ringbuf."
@@ -127,6 +143,7 @@ def create(
     options.struct.arena_bytes = arena
     options.struct.flags = (lib.RINGBUF_AUTO_CLEANUP if auto_cleanup else 0) | (lib.RINGBUF_PERSISTENT if persistent else 0)
     out = ffi.new("ringbuf **")
+    _guard_truncation()
     status = lib.ringbuf_create(out, ffi.NULL if name is None else name.encode(), options.struct)
     return _adopt(status, out, name=name, directory=directory, needed=capacity)
 
@@ -134,6 +151,7 @@ def create(
 def open_by_name(name: str, *, permissions: int = 0, label: str | None = None, directory: str | None = None) -> Any:
     options = _Options(label=label, directory=directory, permissions=permissions)
     out = ffi.new("ringbuf **")
+    _guard_truncation()
     status = lib.ringbuf_open(out, name.encode(), options.struct)
     return _adopt(status, out, name=name, directory=directory)
 
@@ -141,6 +159,7 @@ def open_by_name(name: str, *, permissions: int = 0, label: str | None = None, d
 def attach(name: str, id: str, *, permissions: int, directory: str) -> Any:
     options = _Options(directory=directory, permissions=permissions)
     out = ffi.new("ringbuf **")
+    _guard_truncation()
     status = lib.ringbuf_attach(out, name.encode(), bytes.fromhex(id), options.struct)
     return _adopt(status, out, name=name, directory=directory)
 
@@ -191,6 +210,7 @@ def names_in(directory: str) -> list[tuple[str, str | None]]:
 
 def collect(*, directory: str | None = None) -> int:
     removed = ffi.new("uint64_t *")
+    _guard_truncation()
     check(lib.ringbuf_collect(removed, _Options(directory=directory).struct), directory=directory)
     return int(removed[0])
 
@@ -233,14 +253,14 @@ os.register_at_fork(after_in_child=_close_when_a_child_exits)
 def items_fd(handle: Any, name: str) -> int:
     """Readable while a get would not wait."""
     fd = ffi.new("int *")
-    check(lib.ringbuf_items_fd(handle, fd), name=name)
+    check(lib.ringbuf_items_fd(handle, fd), name=name, handle=handle)
     return int(fd[0])
 
 
 def changes_fd(handle: Any, change: int, name: str) -> int:
     """Readable once this change (ROOM or DONE) has happened after this call."""
     fd = ffi.new("int *")
-    check(lib.ringbuf_changes_fd(handle, change, fd), name=name)
+    check(lib.ringbuf_changes_fd(handle, change, fd), name=name, handle=handle)
     return int(fd[0])
 
 
@@ -248,14 +268,14 @@ def is_joined(handle: Any, name: str) -> bool:
     """Whether every item that was put has been got and marked as done."""
     status = join(handle, 0)
     if status not in (0, TIMEOUT, INTERRUPTED):
-        raise error_of(status, name=name)
+        raise error_of(status, name=name, handle=handle)
     return bool(status == 0)
 
 
 def recover(handle: Any, name: str) -> int:
     """Clean up after the dead, and see to it that the descriptors tell the truth.  How many there were."""
     recovered = ffi.new("uint64_t *")
-    check(lib.ringbuf_recover(handle, recovered), name=name)
+    check(lib.ringbuf_recover(handle, recovered), name=name, handle=handle)
     return int(recovered[0])
 
 
@@ -298,26 +318,26 @@ def put_bytes(handle: Any, message: bytes) -> int:
 
 def size(handle: Any) -> int:
     items = ffi.new("uint64_t *")
-    check(lib.ringbuf_size(handle, items))
+    check(lib.ringbuf_size(handle, items), handle=handle)
     return int(items[0])
 
 
 def has_room(handle: Any, size: int) -> bool:
     room = ffi.new("int *")
-    check(lib.ringbuf_has_room(handle, room, size))
+    check(lib.ringbuf_has_room(handle, room, size), handle=handle)
     return bool(room[0])
 
 
 def stats(handle: Any) -> dict[str, int]:
     values = ffi.new("ringbuf_stats *")
-    check(lib.ringbuf_get_stats(handle, values))
+    check(lib.ringbuf_get_stats(handle, values), handle=handle)
     return {field: int(getattr(values, field)) for field, _ in ffi.typeof("ringbuf_stats").fields}
 
 
 def check_arena(handle: Any) -> dict[str, int]:
     """ringbuf_check: what is in the arena, and what is wrong with it.  (What others are doing meanwhile can look wrong.)"""
     findings = ffi.new("ringbuf_findings *")
-    check(lib.ringbuf_check(handle, findings))
+    check(lib.ringbuf_check(handle, findings), handle=handle)
     return {field: int(getattr(findings, field)) for field, _ in ffi.typeof("ringbuf_findings").fields}
 
 
@@ -326,7 +346,7 @@ def peers(handle: Any) -> list[dict[str, Any]]:
     room = 16
     while True:
         found = ffi.new("ringbuf_peer[]", room)
-        check(lib.ringbuf_get_peers(handle, count, found, room))
+        check(lib.ringbuf_get_peers(handle, count, found, room), handle=handle)
         if count[0] <= room:
             break
         room = count[0] * 2
@@ -344,15 +364,15 @@ def peers(handle: Any) -> list[dict[str, Any]]:
 
 
 def shut_down(handle: Any, immediate: bool) -> None:
-    check(lib.ringbuf_shutdown(handle, 1 if immediate else 0))
+    check(lib.ringbuf_shutdown(handle, 1 if immediate else 0), handle=handle)
 
 
 # ---- from status to exception: the only door ----
 
 
-def check(status: int, *, name: str | None = None, directory: str | None = None) -> None:
+def check(status: int, *, name: str | None = None, directory: str | None = None, handle: Any = None) -> None:
     if status:
-        raise error_of(status, name=name, directory=directory)
+        raise error_of(status, name=name, directory=directory, handle=handle)
 
 
 def error_of(
@@ -362,11 +382,17 @@ def error_of(
     directory: str | None = None,
     needed: int = 0,
     info: Info | None = None,
+    handle: Any = None,
 ) -> Exception:
     """The exception for a status that is neither 0 nor one of those the caller acts on."""
     make = _MAKERS.get(status)
-    if make is None:
-        error: Exception = errors.SageQueueError(_text(status))
+    if status == lib.RINGBUF_E_CORRUPT and handle is not None and _is_truncated(handle):
+        error: Exception = errors.QueueCorrupt(
+            f"the file of queue {name_of(handle)!r}, {path_of(handle)}, was truncated while it was in use, and what was in it is "
+            "lost; close the queue, remove it with destroy_queue() or `sage-queue rm`, and create it anew"
+        )
+    elif make is None:
+        error = errors.SageQueueError(_text(status))
     else:
         directory = directory or default_directory()
         error = make(status, "a queue without a name" if name is None else f"queue {name!r}", directory, needed, info)
@@ -377,6 +403,12 @@ def error_of(
 
 def _text(status: int) -> str:
     return bytes(ffi.string(lib.ringbuf_status_text(status))).decode()
+
+
+def _is_truncated(handle: Any) -> bool:
+    info = ffi.new("ringbuf_info *")
+    check(lib.ringbuf_get_info(handle, info))
+    return bool(info.truncated)
 
 
 def _free_bytes(directory: str) -> str:
@@ -424,7 +456,8 @@ _MAKERS: dict[int, Any] = {
         "owner create it with permissions=0o660 and open it with the same, or take another name",
     ),
     lib.RINGBUF_E_CORRUPT: lambda s, what, d, n, i: errors.QueueCorrupt(
-        f"{what} in {d}: the file is not a queue, or something wrote over it; remove it with destroy_queue() or `sage-queue rm`"
+        f"{what} in {d}: the file is not a queue, or something wrote over it or truncated it; remove it with destroy_queue() or "
+        "`sage-queue rm`"
     ),
     lib.RINGBUF_E_VERSION: lambda s, what, d, n, i: errors.QueueVersionError(
         f"{what} in {d} was made by another version of this library, or on a machine with another byte order; this one reads layout "

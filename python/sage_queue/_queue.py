@@ -433,7 +433,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         return f"<{type(self).__name__} {self.name!r}: {state}>"
 
     def _error(self, status: int) -> Exception:
-        return _native.error_of(status, name=self.name, directory=self._reference.directory)
+        return _native.error_of(status, name=self.name, directory=self._reference.directory, handle=self._handle)
 
 
 def _refuser(handle: Any, name: str, directory: str, info: _native.Info) -> Callable[[int, bool, bool, int], None]:
@@ -444,7 +444,7 @@ def _refuser(handle: Any, name: str, directory: str, info: _native.Info) -> Call
             used = _native.stats(handle)["arena_used_bytes"]
             raise full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)", size)
         if status != TIMEOUT:
-            raise _native.error_of(status, name=name, directory=directory, needed=size, info=info)
+            raise _native.error_of(status, name=name, directory=directory, needed=size, info=info, handle=handle)
         if is_put:
             raise full("Queue is full" if polling else "Put operation timed out", size)
         raise empty("Queue is empty" if polling else "Get operation timed out")

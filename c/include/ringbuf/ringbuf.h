@@ -71,7 +71,7 @@ enum ringbuf_code {
     RINGBUF_E_EXISTS = 9,    /* a queue of that name exists */
     RINGBUF_E_GONE = 10,     /* a queue of that name exists, but it is not the one meant */
     RINGBUF_E_ACCESS = 11,   /* permission denied, or the file belongs to another user */
-    RINGBUF_E_CORRUPT = 12,  /* the file is not a queue, or something wrote over it */
+    RINGBUF_E_CORRUPT = 12,  /* the file is not a queue, or something wrote over it or truncated it */
     RINGBUF_E_VERSION = 13,  /* a queue of another layout version or byte order */
     RINGBUF_E_NO_SPACE = 14, /* the shared-memory file system is full */
     RINGBUF_E_NO_MEMORY = 15,/* out of memory or address space in this process */
@@ -129,6 +129,7 @@ typedef struct ringbuf_info {
     uint32_t flags;
     uint32_t permissions;
     uint32_t creator_pid;
+    uint32_t truncated;        /* not fixed: 1 if this handle has found its file truncated; calls answer RINGBUF_E_CORRUPT */
     char tag[32];
     char note[512];
 } ringbuf_info;
@@ -248,6 +249,23 @@ RINGBUF_API void ringbuf_free(ringbuf *rb);
 /** Close every open handle of this process, also those with something kept: for a process that is about to end without exit(),
  *  by _exit() or a signal.  (exit() does it by itself.)  What is mapped stays mapped. */
 RINGBUF_API void ringbuf_leave_all(void);
+
+/** Survive the truncation of a queue's file, by a program that is none of its users, while this process has it mapped.
+ *
+ *  Without this, whoever touches the missing part is ended by SIGBUS.  With it, a handler for SIGBUS maps zeros there, which
+ *  only this process sees.  The call under way and every later one on the handle answer RINGBUF_E_CORRUPT, and
+ *  ringbuf_info.truncated is 1; who only reads what he has kept or reserved reads zeros.  What the file had is lost, also what
+ *  the call under way has taken.  ringbuf_close, ringbuf_free, ringbuf_unlink, ringbuf_name, ringbuf_path and ringbuf_get_info
+ *  work as ever.  ringbuf_release and ringbuf_abort end what they are given and answer RINGBUF_E_CORRUPT; each thing may be
+ *  given to them once only.
+ *
+ *  Holds for every handle of this process, also those that are open already and those of forked children.  Every other SIGBUS
+ *  goes to the handler that was there before, or ends the process as ever.  A handler that is installed later stands before
+ *  this one, so call this after all others are installed.  A thread that blocks SIGBUS is not guarded; nor is a system call
+ *  that is given such memory, which answers EFAULT.  Cannot be undone: what has called it must not be unloaded (dlclose) any
+ *  more.
+ *  Any thread may call it, any number of times.  Does not block.  Returns RINGBUF_OK or RINGBUF_E_SYSTEM. */
+RINGBUF_API ringbuf_status ringbuf_guard_truncation(void);
 
 /** Remove the queue's name.  Those who are attached go on with it; nobody can attach to it any more; its memory goes with the
  *  last of them.  Returns RINGBUF_OK, also if the name was gone; RINGBUF_E_CLOSED; RINGBUF_E_BUSY (another process has

@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -152,7 +153,8 @@ ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes) { return outcome(ftr
 ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
 {
     int result;
-    do result = fallocate(fd, 0, (off_t)offset, (off_t)bytes);
+    /* The size stays as it is: a file that somebody has truncated is not to look whole again. */
+    do result = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
     while (result < 0 && errno == EINTR); /* a signal must not make a put fail that has all it needs */
     return outcome(result);
 }
@@ -278,6 +280,57 @@ void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_
 }
 
 uint64_t rbi_page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
+
+bool rbi_map_zeros(uint64_t address, uint64_t bytes)
+{
+    return bytes == 0 || mmap((void *)(uintptr_t)address, (size_t)bytes, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+static bool (*mend_page)(uint64_t address);
+static struct sigaction action_before; /* ours */
+
+/** A SIGBUS that is not for us: as if we were not there. */
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    const bool is_fault = info->si_code > 0; /* else somebody has sent it */
+    if (action_before.sa_handler == SIG_IGN && !is_fault) return;
+    if (action_before.sa_handler == SIG_DFL || action_before.sa_handler == SIG_IGN) {
+        /* The instruction faults again when we return, and the kernel ends the process there: the core shows what it would have
+         * shown.  (So it would for a fault that is ignored: those it does not ignore.) */
+        signal(number, SIG_DFL);
+        if (!is_fault) raise(number);
+        return;
+    }
+    if (action_before.sa_flags & (int)SA_RESETHAND) signal(number, SIG_DFL);
+    if (action_before.sa_flags & SA_SIGINFO) action_before.sa_sigaction(number, info, context);
+    else action_before.sa_handler(number);
+}
+
+static void on_bus_error(int number, siginfo_t *info, void *context)
+{
+    const int error = errno;
+    const bool mended = info->si_code == BUS_ADRERR && mend_page((uint64_t)(uintptr_t)info->si_addr);
+    errno = error;
+    if (!mended) pass_on(number, info, context);
+}
+
+ringbuf_status rbi_on_missing_page(bool (*mend)(uint64_t address))
+{
+    if (mend_page) return RINGBUF_OK;
+    /* Asked for before it is replaced: our handler may run as soon as it is there. */
+    if (sigaction(SIGBUS, NULL, &action_before) < 0) return from_errno(errno);
+    struct sigaction ours = {
+        .sa_sigaction = on_bus_error,
+        .sa_mask = action_before.sa_mask,
+        /* On the thread's own stack for signals, if it has one: what has made it may have no room elsewhere. */
+        .sa_flags = SA_SIGINFO | SA_ONSTACK | (action_before.sa_flags & (SA_RESTART | SA_NODEFER)),
+    };
+    mend_page = mend;
+    if (sigaction(SIGBUS, &ours, NULL) == 0) return RINGBUF_OK;
+    mend_page = NULL;
+    return from_errno(errno);
+}
 
 /* ---- sleeping ---- */
 
