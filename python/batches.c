@@ -129,7 +129,7 @@ static ringbuf_status put_all(ringbuf *rb, const ringbuf_part *parts, const size
         PyThreadState *state = until_ns || bytes > MANY_BYTES ? PyEval_SaveThread() : NULL;
         ringbuf_status status = ringbuf_put_all_parts(rb, parts, part_counts, count, until_ns);
         if (state) PyEval_RestoreThread(state);
-        if (status == RINGBUF_OK || !port_goes_on(status, until_ns, deadline_ns, raised)) return status;
+        if (status == RINGBUF_OK || !port_goes_on(rb, status, until_ns, deadline_ns, raised)) return status;
         until_ns = port_next_look(deadline_ns);
     }
 }
@@ -230,7 +230,7 @@ static ringbuf_status inbox_take(port *self, inbox *box, size_t most, size_t mos
     size_t count = 0;
     int64_t until_ns = 0;
     ringbuf_status status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, 0);
-    while (status != RINGBUF_OK && port_goes_on(status, until_ns, deadline_ns, raised)) {
+    while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
         until_ns = port_next_look(deadline_ns);
         PyThreadState *state = PyEval_SaveThread();
         status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, until_ns);

@@ -118,8 +118,22 @@ int64_t port_next_look(int64_t deadline_ns)
     return look_ns < deadline_ns ? look_ns : deadline_ns;
 }
 
-int port_goes_on(ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised)
+/** Once for each handle.  -1 with an exception: warnings are errors here, and so is this one. */
+static int warn_of_deletion(ringbuf *rb)
 {
+    PyObject *native = PyImport_ImportModule("sage_queue._native");
+    PyObject *done = native ? PyObject_CallMethod(native, "warn_of_deletion", "sy", ringbuf_name(rb), ringbuf_path(rb)) : NULL;
+    Py_XDECREF(native);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+int port_goes_on(ringbuf *rb, ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised)
+{
+    if (ringbuf_deletion_is_news(rb) && warn_of_deletion(rb) < 0) {
+        *raised = 1;
+        return 0;
+    }
     int waited = status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_ARENA_FULL;
     if (status != RINGBUF_E_INTR && (!waited || until_ns == deadline_ns)) return 0;
     *raised = PyErr_CheckSignals() < 0;
@@ -238,7 +252,7 @@ static ringbuf_status put_small(ringbuf *rb, const letter *message, int64_t dead
 {
     int64_t until_ns = 0;
     ringbuf_status status = put(rb, message, 0);
-    while (status != RINGBUF_OK && port_goes_on(status, until_ns, deadline_ns, raised)) {
+    while (status != RINGBUF_OK && port_goes_on(rb, status, until_ns, deadline_ns, raised)) {
         until_ns = port_next_look(deadline_ns);
         PyThreadState *state = PyEval_SaveThread();
         status = put(rb, message, until_ns);
@@ -255,7 +269,7 @@ static ringbuf_status reserve(ringbuf *rb, ringbuf_reservation *reservation, siz
         PyThreadState *state = PyEval_SaveThread(); /* also for the first attempt: it may have pages to make */
         ringbuf_status status = ringbuf_reserve(rb, reservation, size, until_ns);
         PyEval_RestoreThread(state);
-        if (status == RINGBUF_OK || !port_goes_on(status, until_ns, deadline_ns, raised)) return status;
+        if (status == RINGBUF_OK || !port_goes_on(rb, status, until_ns, deadline_ns, raised)) return status;
         until_ns = port_next_look(deadline_ns);
     }
 }
@@ -268,7 +282,7 @@ static ringbuf_status commit(ringbuf *rb, const ringbuf_reservation *reservation
         PyThreadState *state = PyEval_SaveThread();
         ringbuf_status status = ringbuf_commit(rb, reservation, reservation->size, until_ns);
         PyEval_RestoreThread(state);
-        if (status == RINGBUF_OK || !port_goes_on(status, until_ns, deadline_ns, raised)) return status;
+        if (status == RINGBUF_OK || !port_goes_on(rb, status, until_ns, deadline_ns, raised)) return status;
         until_ns = port_next_look(deadline_ns);
     }
 }
@@ -284,7 +298,7 @@ static ringbuf_status put_large(ringbuf *rb, const letter *message, int64_t dead
     if (status == RINGBUF_OK && (room || deadline_ns == 0)) status = put(rb, message, 0);
     else if (status == RINGBUF_OK) status = RINGBUF_E_TIMEOUT;
     PyEval_RestoreThread(state);
-    if (status == RINGBUF_OK || !port_goes_on(status, 0, deadline_ns, raised)) return status;
+    if (status == RINGBUF_OK || !port_goes_on(rb, status, 0, deadline_ns, raised)) return status;
     status = reserve(rb, &reservation, message->size, deadline_ns, raised);
     if (status != RINGBUF_OK) return status;
     state = PyEval_SaveThread();
@@ -382,7 +396,7 @@ static ringbuf_status take_next(port *self, take_function *take, ringbuf_message
     for (;;) {
         int64_t until_ns = 0;
         ringbuf_status status = take(self->rb, message, 0);
-        while (status != RINGBUF_OK && port_goes_on(status, until_ns, deadline_ns, raised)) {
+        while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
             until_ns = port_next_look(deadline_ns);
             PyThreadState *state = PyEval_SaveThread();
             status = take(self->rb, message, until_ns);

@@ -37,8 +37,9 @@ int port_deadline_of(PyObject *key, int64_t *deadline_ns);
  *  in the microseconds before it, when Python has just noted it and we do not know, would be noticed only after it. */
 int64_t port_next_look(int64_t deadline_ns);
 
-/** Whether to go on waiting: a signal came, or it is only time to look for one.  *raised if a handler has raised. */
-int port_goes_on(ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised);
+/** Whether to go on waiting: a signal came, or it is only time to look for one.  *raised if a handler has raised, or the warning that
+ *  the queue's file was deleted, which comes here. */
+int port_goes_on(ringbuf *rb, ringbuf_status status, int64_t until_ns, int64_t deadline_ns, int *raised);
 
 /** Have Python raise what the status means. */
 void port_refuse(port *self, ringbuf_status status, int is_put, int64_t deadline_ns, size_t size);

@@ -123,7 +123,8 @@ static inline void rbi_pause(void)
     X(file_made) X(file_sized) X(header_reserved) X(header_written) X(stamp_written) X(creator_present)                   \
     X(creator_attached) X(linked) X(opened) X(present) X(mapped) X(entry_locked) X(entry_written) X(entry_published)      \
     /* close, unlink */                                                                                                   \
-    X(close_began) X(entry_freed) X(entry_unlocked) X(presence_left) X(alone) X(name_locked) X(name_checked) X(unlinked)  \
+    X(close_began) X(entry_freed) X(entry_unlocked) X(presence_left) X(alone) X(name_locked) X(name_checked) X(removed)   \
+    X(unlinked)                                                                                                           \
     /* shutdown, task_done */                                                                                             \
     X(shutdown_set) X(shutdown_woke) X(done_counted)                                                                      \
     /* descriptors */                                                                                                     \

@@ -178,7 +178,7 @@ struct rbi_header {
     rbi_atomic32 participants_high;/* entries [0, here) may be in use; only grows */
     rbi_atomic64 recoveries;
     rbi_atomic32 listeners[RBI_LEVELS]; /* { version : 31 | some : 1 }: somebody has asked for this level's descriptor (ready.c) */
-    uint32_t zero_listeners;
+    rbi_atomic32 removed;          /* 1: the file's name was removed, or is just being removed, by this library (segment.c) */
     uint64_t zero_shared[12];
     struct rbi_event room;         /* who waits for room in the arena sleeps here */
     struct rbi_arena_words arena;

@@ -36,6 +36,9 @@ ringbuf_status rbi_path_facts(const char *path, struct rbi_file_facts *facts);
 ringbuf_status rbi_path_unlink(const char *path);
 /** Read the first `count` bytes; RINGBUF_E_CORRUPT if there are fewer. */
 ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count);
+/** Write `count` bytes from `offset` on, where the file has memory. */
+ringbuf_status rbi_file_write(rbi_fd fd, uint64_t offset, const void *bytes, size_t count);
+/** RINGBUF_E_NO_SPACE, too, if this process may not make files so large. */
 ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes);
 /** Make sure that [offset, offset + bytes) has memory behind it; RINGBUF_E_NO_SPACE otherwise. */
 ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes);

@@ -201,6 +201,7 @@ ringbuf_status ringbuf_get_stats(ringbuf *rb, ringbuf_stats *stats)
     stats->used_bytes = rbi_ring_used_bytes(&rb->ring);
     count_arena(rb, stats);
     stats->shutdown = rbi_shutdown_of(rb);
+    stats->unlinked = rbi_segment_unlinked(rb);
     stats->recoveries = rbi_load_relaxed64(&rb->header->recoveries);
     for (uint32_t i = 0; i < rbi_registry_high(&rb->registry); i++) {
         /* relaxed: statistics */
@@ -296,6 +297,12 @@ ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered)
     status = rbi_segment_recover(rb, recovered);
     rbi_ready_settle(rb); /* whatever may have kept somebody from it */
     return rbi_handle_leave(rb, status);
+}
+
+int ringbuf_deletion_is_news(ringbuf *rb)
+{
+    /* Of several threads one tells. */
+    return rb && rbi_load_total32(&rb->deletion) == RBI_DELETION_SEEN && rbi_cas_total32(&rb->deletion, RBI_DELETION_SEEN, RBI_DELETION_TOLD);
 }
 
 int64_t ringbuf_now_ns(void) { return rbi_monotonic_ns(); }

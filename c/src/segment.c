@@ -280,6 +280,7 @@ static void handle_close_file(struct ringbuf *rb)
     pthread_mutex_unlock(&handles_mutex);
 }
 
+static ringbuf_status attach_mapped(ringbuf *rb);
 static void close_within(ringbuf *rb, int64_t patience);
 static void depart(ringbuf *rb);
 
@@ -316,6 +317,8 @@ static ringbuf_status join_after_fork(ringbuf *rb)
         /* The parent may have left while we were between fork and here; then the name is gone, but not the memory. */
         status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
         if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
+        /* Full of the dead, perhaps: earlier children that ended without closing, and nobody had to wait and to look for them since. */
+        if (status == RINGBUF_E_CROWDED) status = attach_mapped(rb);
         if (status == RINGBUF_OK) rbi_add_total32(&rb->calls, (uint32_t)-RBI_HANDLE_STALE);
     }
     pthread_mutex_unlock(&rb->recovery);
@@ -493,6 +496,18 @@ static ringbuf_status handle_map(ringbuf *rb)
 
 /* ---- removing ---- */
 
+/** Say in the header, if there is one, that the name goes because we want it, or that it stays.  Those who are attached and find their
+ *  file without a name learn from it whether that was meant (rbi_segment_unlinked).  Written and not mapped: who removes a queue by its
+ *  name need not be attached, and what lies there may be no queue.
+ *  Before the unlink: nobody may take a removal for a deletion.  A death in between leaves a queue with its name and the word set, and
+ *  a later deletion of it would not be noticed. */
+static void say_removed(rbi_fd fd, uint64_t file_bytes, uint32_t removed)
+{
+    struct rbi_stamp stamp;
+    if (rbi_file_read(fd, &stamp, sizeof stamp) == RINGBUF_OK && check_stamp(&stamp, file_bytes) == RINGBUF_OK)
+        rbi_file_write(fd, offsetof(struct rbi_header, removed), &removed, sizeof removed);
+}
+
 /** Remove the name of the file `fd` is open on, if `path` still leads to it.  OK also if it does not; BUSY: somebody else is at it. */
 static ringbuf_status remove_name(rbi_fd fd, const char *path)
 {
@@ -504,7 +519,12 @@ static ringbuf_status remove_name(rbi_fd fd, const char *path)
     if (status == RINGBUF_OK) {
         status = rbi_path_facts(path, &named);
         RBI_POINT(name_checked);
-        if (status == RINGBUF_OK && ours.device == named.device && ours.inode == named.inode) status = rbi_path_unlink(path);
+        if (status == RINGBUF_OK && ours.device == named.device && ours.inode == named.inode) {
+            say_removed(fd, ours.bytes, 1);
+            RBI_POINT(removed);
+            status = rbi_path_unlink(path);
+            if (status != RINGBUF_OK && status != RINGBUF_E_NOT_FOUND) say_removed(fd, ours.bytes, 0);
+        }
         RBI_POINT(unlinked);
         if (status == RINGBUF_E_NOT_FOUND) status = RINGBUF_OK;
     }
@@ -975,10 +995,23 @@ ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
     }
 }
 
+uint64_t rbi_segment_unlinked(ringbuf *rb)
+{
+    struct rbi_file_facts facts;
+    if (rb->fd < 0 || rbi_file_facts(rb->fd, &facts) != RINGBUF_OK || facts.links) return RINGBUF_LINKED;
+    /* Whoever sees the unlink must see what was written before it, and fstat promises no such order: so not by a load, which might
+     * come first, but by adding nothing, which cannot. */
+    if (rbi_add_total32(&rb->header->removed, 0)) return RINGBUF_REMOVED;
+    rbi_cas_total32(&rb->deletion, 0, RBI_DELETION_SEEN);
+    return RINGBUF_DELETED;
+}
+
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
 {
     *recovered = 0;
     if (is_short(rb)) return RINGBUF_E_CORRUPT;
+    /* Once seen, it stays so. */
+    if (!rbi_load_total32(&rb->deletion)) rbi_segment_unlinked(rb);
     if (pthread_mutex_trylock(&rb->recovery) != 0) return RINGBUF_OK;
     ringbuf_status status = rbi_registry_recover(&rb->registry, recovered);
     pthread_mutex_unlock(&rb->recovery);

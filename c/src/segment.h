@@ -30,6 +30,9 @@ enum {
 /* How long a handle looks before it sleeps, at first (waiting.c); how long memory of the arena is kept that nobody uses. */
 enum { RBI_SPIN_START_NS = 4000, RBI_IDLE_S = 5 };
 
+/* That a queue's file was deleted by other means than ours was seen through a handle, and its user was told. */
+enum { RBI_DELETION_SEEN = 1, RBI_DELETION_TOLD = 2 };
+
 /** What a handle has learned about waiting for one thing (waiting.c).  Guesses, which several threads may adjust. */
 struct rbi_patience {
     rbi_atomic32 spin_ns; /* how long to look before sleeping */
@@ -63,6 +66,7 @@ struct ringbuf {
     rbi_atomic64 trim_from;        /* the block at which that look goes on */
     rbi_atomic64 reservations;     /* made through this handle; numbers their tickets */
     rbi_atomic64 generation;       /* changes in a forked child: what the parent has taken is not ours */
+    rbi_atomic32 deletion;         /* what is known of the file's deletion: RBI_DELETION_SEEN, _TOLD */
     pthread_mutex_t recovery;      /* one thread at a time joins or recovers */
     pthread_mutex_t closing;
     pthread_mutex_t telling;       /* one thread at a time uses the descriptors */
@@ -150,7 +154,10 @@ bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces);
 /** Account for the arena's blocks and runs. */
 void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings);
 
-/** Clean up after the dead, if no other thread of this handle is doing so. */
+/** Look what has become of the file's name: one of enum ringbuf_unlinked. */
+uint64_t rbi_segment_unlinked(ringbuf *rb);
+
+/** Clean up after the dead, if no other thread of this handle is doing so.  Looks after the file's name as well. */
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered);
 
 #endif

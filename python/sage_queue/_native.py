@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 
 from . import _errors as errors, _ringbuf
@@ -95,6 +96,8 @@ def _guard_truncation() -> None:
 # ---- making, finding and leaving queues ----
 
 _FILE_PREFIX = "ringbuf."
+_HEADER_BYTES = 8192
+_MAGIC = (0x31664275426E6952).to_bytes(8, sys.byteorder)
 _MODES = {"open_or_create": lib.RINGBUF_OPEN_OR_CREATE, "create": lib.RINGBUF_CREATE, "fresh": lib.RINGBUF_FRESH}
 
 
@@ -208,6 +211,45 @@ def names_in(directory: str) -> list[tuple[str, str | None]]:
     return found
 
 
+def deleted_in(directory: str) -> list[tuple[str, list[int]]]:
+    """Queues of the directory whose file was deleted by others while processes use them: the names, and the pids of those processes.
+
+    As far as /proc lets us look into processes: root sees all, others their own.  (One that is just being made looks the same.)
+    """
+    there = os.path.realpath(directory)
+    users: dict[tuple[int, str], set[int]] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:  # gone, or not ours to look into
+            continue
+        for descriptor in descriptors:
+            path = f"/proc/{pid}/fd/{descriptor}"
+            try:
+                if os.path.dirname(os.readlink(path)) != there:
+                    continue
+                facts = os.stat(path)
+                if facts.st_nlink or not stat.S_ISREG(facts.st_mode):
+                    continue
+                with open(path, "rb", buffering=0) as file:
+                    name = _name_if_deleted(file.read(_HEADER_BYTES))
+            except OSError:
+                continue
+            if name is not None:
+                users.setdefault((facts.st_ino, name), set()).add(int(pid))
+    return [(name, sorted(pids)) for (_, name), pids in sorted(users.items(), key=lambda each: each[0][1])]
+
+
+def _name_if_deleted(header: bytes) -> str | None:
+    """The name in the header of a file without a name, unless that is no queue or this library has removed it; see docs/layout.md."""
+    if len(header) < _HEADER_BYTES or header[:8] != _MAGIC or int.from_bytes(header[8:12], sys.byteorder) != lib.ringbuf_layout_version():
+        return None
+    if int.from_bytes(header[2588:2592], sys.byteorder):
+        return None
+    size = min(int.from_bytes(header[680:688], sys.byteorder), 1024)
+    return header[688 : 688 + size].decode(errors="replace")
+
+
 def collect(*, directory: str | None = None) -> int:
     removed = ffi.new("uint64_t *")
     _guard_truncation()
@@ -276,7 +318,22 @@ def recover(handle: Any, name: str) -> int:
     """Clean up after the dead, and see to it that the descriptors tell the truth.  How many there were."""
     recovered = ffi.new("uint64_t *")
     check(lib.ringbuf_recover(handle, recovered), name=name, handle=handle)
+    if lib.ringbuf_deletion_is_news(handle):  # calls that wait by themselves see to it in port.c
+        warn_of_deletion(name, bytes(ffi.string(lib.ringbuf_path(handle))))
     return int(recovered[0])
+
+
+def warn_of_deletion(name: str, path: bytes) -> None:
+    """Once for each handle, when its queue's file was deleted by others."""
+    import warnings  # here: few need it
+
+    warnings.warn(
+        f"the file of queue {name!r}, {os.fsdecode(path)}, was deleted while the queue is in use: those who are attached go on, but "
+        "whoever opens the name now gets another queue, or none; close it everywhere, then open it again (systemd deletes a user's "
+        "files in /dev/shm when he logs out, unless logind.conf says RemoveIPC=no)",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 # ---- looking in ----
@@ -431,7 +488,30 @@ def _no_space(status: int, what: str, directory: str, needed: int, info: Info | 
     return errors.QueueNoSpace(
         errno.ENOSPC,
         f"no room left in {directory} for the {wanted}that {what} needs: {_free_bytes(directory)} are free; make room there, give a "
-        "smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR",
+        f"smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}",
+    )
+
+
+def _file_limit() -> str:
+    import resource  # here: few need it
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f"; or raise this process's limit on the size of files (ulimit -f), which is {human_bytes(limit)}, and counts unused pages, too"
+
+
+def _access_denied(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    if os.path.isdir(directory) and not os.access(directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return errors.QueueAccessDenied(
+            errno.EACCES,
+            f"{what} cannot be used: {directory} is read-only (mounted so), or not this user's to write to; name another directory in "
+            "SAGE_QUEUE_DIR, or have this one opened",
+        )
+    return errors.QueueAccessDenied(
+        errno.EACCES,
+        f"{what} in {directory} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let "
+        "its owner create it with permissions=0o660 and open it with the same, or take another name",
     )
 
 
@@ -450,11 +530,7 @@ _MAKERS: dict[int, Any] = {
     lib.RINGBUF_E_EXISTS: lambda s, what, d, n, i: errors.QueueExists(
         errno.EEXIST, f'{what} exists in {d} already; take another name, or mode="open_or_create"'
     ),
-    lib.RINGBUF_E_ACCESS: lambda s, what, d, n, i: errors.QueueAccessDenied(
-        errno.EACCES,
-        f"{what} in {d} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let its "
-        "owner create it with permissions=0o660 and open it with the same, or take another name",
-    ),
+    lib.RINGBUF_E_ACCESS: _access_denied,
     lib.RINGBUF_E_CORRUPT: lambda s, what, d, n, i: errors.QueueCorrupt(
         f"{what} in {d}: the file is not a queue, or something wrote over it or truncated it; remove it with destroy_queue() or "
         "`sage-queue rm`"

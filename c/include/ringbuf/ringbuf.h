@@ -73,7 +73,7 @@ enum ringbuf_code {
     RINGBUF_E_ACCESS = 11,   /* permission denied, or the file belongs to another user */
     RINGBUF_E_CORRUPT = 12,  /* the file is not a queue, or something wrote over it or truncated it */
     RINGBUF_E_VERSION = 13,  /* a queue of another layout version or byte order */
-    RINGBUF_E_NO_SPACE = 14, /* the shared-memory file system is full */
+    RINGBUF_E_NO_SPACE = 14, /* the shared-memory file system is full, or this process may not make files so large */
     RINGBUF_E_NO_MEMORY = 15,/* out of memory or address space in this process */
     RINGBUF_E_BUSY = 16,     /* somebody holds the queue, and the call needs it alone */
     RINGBUF_E_CROWDED = 17,  /* as many participants as the queue was made for are attached */
@@ -134,6 +134,13 @@ typedef struct ringbuf_info {
     char note[512];
 } ringbuf_info;
 
+/** What has become of the name of a queue's file.  Those who are attached go on in any case. */
+enum ringbuf_unlinked {
+    RINGBUF_LINKED = 0,        /* it leads to the queue */
+    RINGBUF_REMOVED = 1,       /* it was removed by this library: ringbuf_unlink, ringbuf_unlink_name */
+    RINGBUF_DELETED = 2        /* the file was deleted by other means, unasked: whoever opens the name now gets another queue, or none */
+};
+
 /** Counters since the queue was created, summed over all participants, also those that left.
  *  Each is exact when nobody is in a call; while others are, each is a value of the recent past. */
 typedef struct ringbuf_stats {
@@ -156,6 +163,7 @@ typedef struct ringbuf_stats {
     uint64_t reserved;         /* runs that somebody is filling */
     uint64_t held;             /* runs of messages that were delivered and are still being looked at */
     uint64_t leased;           /* runs of messages that are neither acknowledged nor given back */
+    uint64_t unlinked;         /* enum ringbuf_unlinked */
 } ringbuf_stats;
 
 /** One attached participant. */
@@ -460,6 +468,11 @@ RINGBUF_API ringbuf_status ringbuf_check(ringbuf *rb, ringbuf_findings *findings
 
 /** Clean up after participants that died, now.  *recovered counts them.  Calls that would otherwise wait do this by themselves. */
 RINGBUF_API ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered);
+
+/** For who warns his user: 1 once for each handle, if its queue's file was found to be RINGBUF_DELETED, else 0.
+ *  Looks only at what calls on this handle have found: those that found nothing to do look every now and then, as for the dead, and
+ *  ringbuf_recover, ringbuf_get_peers and ringbuf_get_stats each time.  Never blocks.  Also on a closed handle. */
+RINGBUF_API int ringbuf_deletion_is_news(ringbuf *rb);
 
 /** CLOCK_MONOTONIC now, in nanoseconds. */
 RINGBUF_API int64_t ringbuf_now_ns(void);

@@ -19,6 +19,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -148,7 +149,27 @@ ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count)
     return (size_t)got == count ? RINGBUF_OK : RINGBUF_E_CORRUPT;
 }
 
-ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes) { return outcome(ftruncate(fd, (off_t)bytes)); }
+/** Beyond this limit the kernel does not only refuse, but sends SIGXFSZ, which ends a program that does not expect it. */
+static bool may_reach(uint64_t bytes)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY || bytes <= limit.rlim_cur;
+}
+
+ringbuf_status rbi_file_write(rbi_fd fd, uint64_t offset, const void *bytes, size_t count)
+{
+    if (!may_reach(offset + count)) return RINGBUF_E_NO_SPACE;
+    ssize_t written;
+    do written = pwrite(fd, bytes, count, (off_t)offset);
+    while (written < 0 && errno == EINTR);
+    if (written < 0) return from_errno(errno);
+    return (size_t)written == count ? RINGBUF_OK : RINGBUF_E_NO_SPACE;
+}
+
+ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes)
+{
+    return may_reach(bytes) ? outcome(ftruncate(fd, (off_t)bytes)) : RINGBUF_E_NO_SPACE;
+}
 
 ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
 {

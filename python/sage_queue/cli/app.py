@@ -46,9 +46,10 @@ def ls(
     namespace: Annotated[Optional[str], typer.Option(help="Only queues of this namespace.")] = None,
     json_output: Json = False,
 ) -> None:
-    """List the queues of this machine."""
+    """List the queues of this machine, also those whose file somebody has deleted while they are in use, as far as /proc shows them."""
     directory = _native.default_directory()
-    rows = [row for row in map(_describe, _queues(directory)) if namespace is None or row["name"].startswith(namespace + "/")]
+    rows = [*map(_describe, _queues(directory)), *map(_describe_deleted, _native.deleted_in(directory))]
+    rows = [row for row in rows if namespace is None or row["name"].startswith(namespace + "/")]
     if json_output:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -109,6 +110,13 @@ def gc(json_output: Json = False) -> None:
 
 def _queues(directory: str) -> list[tuple[str, str | None]]:
     return _native.names_in(directory)
+
+
+def _describe_deleted(found: tuple[str, list[int]]) -> dict[str, Any]:
+    """The line of `ls` for a queue that has no file any more."""
+    name, pids = found
+    users = ", ".join(map(str, pids))
+    return {"name": name, "file": None, "error": f"its file was deleted while in use by {users}", "pids": pids}
 
 
 def _describe(found: tuple[str, str | None]) -> dict[str, Any]:
