@@ -1086,6 +1086,17 @@ static void test_a_returned_message_larger_than_its_run_is_corrupt_and_not_read(
     grown_size = RUN_BLOCKS * BLOCK + 1;
     rbi_point_hook = let_it_be_another;
     ASSERT_OUTCOME(RBI_ARENA_CORRUPT, rbi_arena_take_returned(&arena, &run, ME, UINT64_MAX));
+    TEST_ASSERT_EQUAL_INT(RBI_BLOCK_RETURNED, kind_at(RUN_AT));
+}
+
+static void test_a_size_that_does_not_fit_means_nothing_before_the_run_is_taken(void)
+{
+    struct rbi_run run = run_in_state(RBI_BLOCK_RETURNED, 0);
+    write_entry(RUN_AT, 2 * RUN_BLOCKS * BLOCK, 1, 1); /* of a longer run that was in its place for a moment */
+    grown_size = 5;
+    rbi_point_hook = let_it_be_another;
+    ASSERT_OUTCOME(RBI_ARENA_OK, rbi_arena_take_returned(&arena, &run, ME, UINT64_MAX));
+    TEST_ASSERT_EQUAL_UINT64(5, run.size);
 }
 
 static void test_only_what_was_returned_is_taken(void)
@@ -2564,6 +2575,7 @@ int main(void)
     RUN_TEST(test_what_is_too_large_for_the_taker_stays_and_tells_its_size_also_where_a_younger_one_would_fit);
     RUN_TEST(test_what_turns_out_too_large_only_when_it_is_taken_goes_back);
     RUN_TEST(test_a_returned_message_larger_than_its_run_is_corrupt_and_not_read);
+    RUN_TEST(test_a_size_that_does_not_fit_means_nothing_before_the_run_is_taken);
     RUN_TEST(test_only_what_was_returned_is_taken);
     RUN_TEST(test_recovery_of_one_who_has_nothing_changes_nothing);
     RUN_TEST(test_what_the_dead_had_reserved_or_held_is_free);

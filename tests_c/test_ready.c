@@ -1083,7 +1083,9 @@ static void test_a_child_forked_while_others_ask_and_close_inherits_nothing_it_d
     stage stop = 0;
     pthread_t threads[THREADS];
     for (int i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, open_and_close, &stop);
-    for (int i = 0; i < 200; i++) TEST_ASSERT_EQUAL_INT(0, run_child(count_inherited, NULL));
+    int children = emulated() ? 10 : 200;
+    if (emulated()) printf("without 190 of 200 forks: qemu takes seconds for one beside other threads\n");
+    for (int i = 0; i < children; i++) TEST_ASSERT_EQUAL_INT(0, run_child(count_inherited, NULL));
     atomic_store(&stop, 1);
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     recover(rb, 0);

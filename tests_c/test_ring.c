@@ -668,6 +668,19 @@ static void test_a_message_published_late_is_delivered_before_younger_ones(void)
     assert_empty();
 }
 
+static void test_a_message_published_late_is_delivered_also_if_head_still_stands_at_it(void)
+{
+    small_ring();
+    struct rbi_record a = claim("a");
+    put("b");
+    rbi_store_total64(&cursors->irregular, a.position + 1);
+    write_word(a.position, a.cells, PRODUCER, RBI_KIND_SKIPPED); /* as if its consumer had stopped right after marking it */
+    publish(&a);
+    get("a");
+    get("b");
+    assert_empty();
+}
+
 static void test_a_skipped_claim_that_is_given_up_is_never_delivered(void)
 {
     small_ring();
@@ -1821,6 +1834,7 @@ int main(void)
     RUN_TEST(test_a_claim_at_head_with_nothing_behind_is_pending_and_stays_a_claim);
     RUN_TEST(test_claims_before_a_message_are_skipped_and_the_message_is_taken);
     RUN_TEST(test_a_message_published_late_is_delivered_before_younger_ones);
+    RUN_TEST(test_a_message_published_late_is_delivered_also_if_head_still_stands_at_it);
     RUN_TEST(test_a_skipped_claim_that_is_given_up_is_never_delivered);
     RUN_TEST(test_a_claim_that_is_given_up_is_passed_over_wherever_it_lies);
     RUN_TEST(test_a_patient_consumer_takes_in_order_if_the_claim_is_published_meanwhile);

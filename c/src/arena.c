@@ -327,9 +327,10 @@ static enum rbi_arena_outcome change(struct rbi_arena *arena, const struct rbi_r
 static void write_entry(struct rbi_arena *arena, const struct rbi_run *run)
 {
     struct rbi_run_entry *entry = &arena->entries[run->first];
-    /* relaxed: the word that follows carries them */
-    rbi_store_relaxed64(&entry->size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
-    rbi_store_relaxed64(&entry->record, run->record);
+    /* [E11 size] pairs with describe(): who sees it sees that the run is ours.  To who comes for the run the word that follows
+     * carries them. */
+    rbi_store_release64(&entry->size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+    rbi_store_relaxed64(&entry->record, run->record); /* relaxed: nobody looks at it who does not then own the run, or only guesses */
     RBI_POINT(entry_filled);
 }
 
@@ -337,12 +338,13 @@ static void write_entry(struct rbi_arena *arena, const struct rbi_run *run)
 static bool describe(struct rbi_arena *arena, struct rbi_run *run, uint64_t first, uint64_t word)
 {
     const struct rbi_run_entry *entry = &arena->entries[first];
-    uint64_t size = rbi_load_relaxed64(&entry->size); /* relaxed: [E9] through the word, or the run is ours */
+    /* acquire: [E11 size], for the caller may look at the word again; that this run's size is there is [E9], or the run is ours. */
+    uint64_t size = rbi_load_acquire64(&entry->size);
     *run = (struct rbi_run){
         .first = first,
         .blocks = length_of(word),
         .size = size & RBI_SIZE_MASK,
-        .record = rbi_load_relaxed64(&entry->record), /* relaxed: likewise */
+        .record = rbi_load_relaxed64(&entry->record), /* relaxed: [E9] likewise; nobody uses it whose run it is not */
         .attempts = size >> RBI_ATTEMPTS_SHIFT & RBI_ATTEMPTS_MAX,
         .backed = pages_of(word) == RBI_PAGES_BACKED,
         .payload = arena->memory + (first << arena->block_log2),
@@ -357,8 +359,8 @@ void rbi_arena_mark(struct rbi_arena *arena, const struct rbi_run *run, uint64_t
 
 static void write_attempts(struct rbi_arena *arena, const struct rbi_run *run)
 {
-    /* relaxed: the run is ours; the word hands it on */
-    rbi_store_relaxed64(&arena->entries[run->first].size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+    /* [E11 size], as in write_entry(); the word hands it on. */
+    rbi_store_release64(&arena->entries[run->first].size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
 }
 
 static void count_attempt(struct rbi_arena *arena, struct rbi_run *run)
@@ -436,19 +438,20 @@ enum rbi_arena_outcome rbi_arena_take_returned(struct rbi_arena *arena, struct r
         walk(arena, note_oldest, &oldest);
         if (oldest.first == arena->blocks) return RBI_ARENA_EMPTY;
         rbi_atomic64 *shared = &arena->table[oldest.first];
-        bool valid = describe(arena, run, oldest.first, oldest.word);
-        if (!valid || run->size > limit) {
+        /* The size is this run's if the word is still the same; or there was a longer run in its place meanwhile, and then another
+         * one of the same length was returned.  So one that does not fit means nothing before the run is ours. */
+        if (describe(arena, run, oldest.first, oldest.word) && run->size > limit) {
             if (rbi_load_total64(shared) != oldest.word) continue;
-            return valid ? RBI_ARENA_SMALL : RBI_ARENA_CORRUPT;
+            return RBI_ARENA_SMALL;
         }
         /* [E9 run]: the writes of whoever returned it come before. */
         if (!rbi_cas_total64(shared, oldest.word, with(oldest.word, owner, RBI_BLOCK_LEASED))) continue;
         RBI_POINT(run_retaken);
         /* The entry anew, now that it is ours: another run, of the same length and returned as well, could have been in its place. */
-        if (!describe(arena, run, oldest.first, oldest.word)) return RBI_ARENA_CORRUPT;
-        if (run->size > limit) {
+        bool valid = describe(arena, run, oldest.first, oldest.word);
+        if (!valid || run->size > limit) {
             change(arena, run, RBI_BLOCK_LEASED, owner, RBI_BLOCK_RETURNED, 0);
-            return RBI_ARENA_SMALL;
+            return valid ? RBI_ARENA_SMALL : RBI_ARENA_CORRUPT;
         }
         count_attempt(arena, run);
         return RBI_ARENA_OK;

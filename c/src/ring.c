@@ -190,12 +190,12 @@ static inline uint64_t load_reclaim(const struct rbi_ring *ring, const struct rb
  *  when the file system is full.  The count only grows, so an old view of it errs on the safe side. */
 static inline bool has_pages_up_to(const struct rbi_ring *ring, struct rbi_lane *lane, uint64_t cells)
 {
-    /* relaxed: a lower bound that only saves the next load; pages, once there, need no edge */
-    if (cells <= rbi_load_relaxed64(&lane->reserved_seen)) return true;
+    /* A lower bound, which saves the next load.  acquire: [E4] as this process last saw it, perhaps in another thread. */
+    if (cells <= rbi_load_acquire64(&lane->reserved_seen)) return true;
     /* [E4 pages] pairs with rbi_ring_raise_reserved(): the pages were there before the count said so. */
     uint64_t reserved = rbi_load_total64(&lane->cursors->reserved_cells);
     if (reserved > cells_of_ring(ring)) reserved = 0; /* nonsense in shared memory; rbi_ring_raise_reserved reports it */
-    rbi_store_relaxed64(&lane->reserved_seen, reserved);
+    rbi_store_release64(&lane->reserved_seen, reserved); /* release: hands [E4] on to our other threads */
     return cells <= reserved;
 }
 
@@ -642,8 +642,9 @@ enum rbi_ring_outcome rbi_ring_publish(struct rbi_ring *ring, const struct rbi_r
 {
     struct rbi_slot *slot = slot_at(ring, &ring->lanes[record->lane], record->position);
     uint64_t claimed = word_of(ring, record->position, record->cells, owner, RBI_KIND_CLAIMED);
-    /* relaxed: the publish CAS carries it */
-    rbi_store_relaxed64(&slot->size, record->size | (record->reference ? RBI_REFERENCE : 0));
+    /* [E11 size] pairs with describe(): who sees it sees our claim, too, and does not take it for an earlier record's.  To who comes
+     * for this record the CAS below carries it. */
+    rbi_store_release64(&slot->size, record->size | (record->reference ? RBI_REFERENCE : 0));
     RBI_POINT(size_written);
     /* [E1 publish] pairs with load_word() in a take.  Without it a consumer could see READY before the payload and its size.
      * [T1] total: the caller then looks for sleepers. */
@@ -685,8 +686,8 @@ static bool describe(struct rbi_ring *ring, struct rbi_record *record, struct rb
     record->lane = (uint32_t)(lane - ring->lanes);
     record->position = position;
     record->cells = word_cells(ring, word);
-    /* relaxed: [E1] through the word, which the caller has read */
-    uint64_t size = rbi_load_relaxed64(&slot_at(ring, lane, position)->size);
+    /* acquire: [E11 size], for the caller looks at the word again; that this record's size is there is [E1]. */
+    uint64_t size = rbi_load_acquire64(&slot_at(ring, lane, position)->size);
     record->size = size & RBI_SIZE_MASK;
     record->reference = size & RBI_REFERENCE;
     record->attempts = size >> RBI_ATTEMPTS_SHIFT & RBI_ATTEMPTS_MAX;
@@ -697,8 +698,8 @@ static bool describe(struct rbi_ring *ring, struct rbi_record *record, struct rb
 
 static void write_attempts(struct rbi_ring *ring, const struct rbi_record *record, struct rbi_lane *lane)
 {
-    /* relaxed: the record is ours; who takes it next has [E1] through the word */
-    rbi_store_relaxed64(&slot_at(ring, lane, record->position)->size,
+    /* [E11 size], as in rbi_ring_publish(); who takes the record next has it by [E1] through the word. */
+    rbi_store_release64(&slot_at(ring, lane, record->position)->size,
                         record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (record->reference ? RBI_REFERENCE : 0));
 }
 
@@ -722,6 +723,8 @@ static enum rbi_ring_outcome take_record(struct rbi_ring *ring, struct rbi_recor
     /* acquire on success: [E1]; the size read above is this record's, for the word did not change in between. */
     if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, owner, RBI_KIND_TAKEN)))
         return RBI_RING_EMPTY;
+    /* What is given back bears the same word each time: it may have been taken, counted and given back since its size was read. */
+    if (word_kind(word) == RBI_KIND_RETURNED && !describe(ring, record, lane, position, word)) return RBI_RING_CORRUPT;
     count_attempt(ring, record, lane);
     return RBI_RING_OK;
 }

@@ -1,5 +1,5 @@
 # Install what is in BUILD_DIR, move it, and build and run main.c against it: with find_package and with pkg-config, each against
-# the shared and the static library.  Works in SCRATCH.
+# the shared and the static library.  Works in SCRATCH.  With TOOLCHAIN and EMULATOR where the tree was cross-compiled.
 cmake_minimum_required(VERSION 3.25)
 
 function(run)
@@ -14,10 +14,10 @@ run(${CMAKE_COMMAND} --install ${BUILD_DIR} --config ${CONFIG} --prefix ${SCRATC
 file(RENAME ${SCRATCH}/installed ${prefix})
 
 run(${CMAKE_COMMAND} -S ${source} -B build -D CMAKE_PREFIX_PATH=${prefix}
-  -D CMAKE_C_COMPILER=${CC} -D CMAKE_C_FLAGS=${CFLAGS} -D CMAKE_BUILD_TYPE=${CONFIG})
+  -D CMAKE_C_COMPILER=${CC} -D CMAKE_C_FLAGS=${CFLAGS} -D CMAKE_BUILD_TYPE=${CONFIG} -D CMAKE_TOOLCHAIN_FILE=${TOOLCHAIN})
 run(${CMAKE_COMMAND} --build build)
-run(build/shared)
-run(build/static)
+run(${EMULATOR} build/shared)
+run(${EMULATOR} build/static)
 
 find_program(pkg_config NAMES pkg-config pkgconf)
 if(NOT pkg_config)
@@ -31,7 +31,7 @@ function(run_with_pkg_config program)
     OUTPUT_VARIABLE flags OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
   separate_arguments(flags UNIX_COMMAND "${flags}")
   run(${CC} ${CFLAGS} -o ${program} ${source}/main.c ${flags})
-  run(${CMAKE_COMMAND} -E env LD_LIBRARY_PATH=${prefix}/${LIBDIR} ./${program})
+  run(${CMAKE_COMMAND} -E env LD_LIBRARY_PATH=${prefix}/${LIBDIR} ${EMULATOR} ./${program})
 endfunction()
 
 run_with_pkg_config(pkg_config_shared)
