@@ -288,13 +288,91 @@ static void test_arguments_that_make_no_sense_are_refused(void)
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_ack_all(queue, NULL, 1));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_return_all(queue, NULL, 1));
     ringbuf_part part = {NULL, 1};
-    const size_t one = 1;
+    const size_t one = 1, two = 2;
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_put_all_parts(queue, &part, &one, 1, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_put_all_parts(NULL, &part, &one, 1, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_put_all_parts(queue, NULL, NULL, 1, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_ack_all(NULL, messages, 1));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_return_all(NULL, messages, 1));
+    const ringbuf_part more_than_all[] = {{bytes, SIZE_MAX}, {bytes, 2}}; /* the sum is 1 */
+    ASSERT_STATUS(RINGBUF_E_TOO_LARGE, ringbuf_put_all_parts(queue, more_than_all, &two, 1, 0));
+    TEST_ASSERT_EQUAL_UINT64(1, size());
+    ASSERT_OK(ringbuf_put_all_parts(queue, NULL, NULL, 0, 0));
+    part.size = 0;
+    ASSERT_OK(ringbuf_put_all_parts(queue, &part, &one, 1, 0)); /* a message of no bytes lies nowhere */
     ASSERT_OK(ringbuf_ack_all(queue, messages, 0));
     ASSERT_OK(ringbuf_return_all(queue, messages, 0));
     ASSERT_OK(ringbuf_take_many(queue, messages, &count, 1, 1, NULL, 0, 0));
     TEST_ASSERT_NULL(messages[0].buffer);
     ASSERT_OK(ringbuf_ack_all(queue, messages, 1));
+}
+
+static ringbuf_stats stats_now(void)
+{
+    ringbuf_stats stats;
+    ASSERT_OK(ringbuf_get_stats(queue, &stats));
+    return stats;
+}
+
+static void test_a_batch_goes_round_one_who_holds_a_message_while_the_ring_is_full(void)
+{
+    uint32_t put = 0;
+    while (ringbuf_put(queue, &put, sizeof put, 0) == RINGBUF_OK) put++;
+    ringbuf_message held = {.buffer = NULL};
+    ASSERT_OK(ringbuf_take(queue, &held, 0)); /* and holds it as one would who is stopped */
+    ringbuf_part parts[20];
+    uint32_t numbers[20];
+    for (uint32_t i = 0; i < 20; i++) {
+        numbers[i] = put + i;
+        parts[i] = (ringbuf_part){&numbers[i], sizeof numbers[i]};
+    }
+    ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_put_all(queue, parts, 20, 0));
+    for (uint32_t i = 1; i < put; i++) {
+        ringbuf_message message = {.buffer = NULL};
+        ASSERT_OK(ringbuf_take(queue, &message, 0));
+        ASSERT_OK(ringbuf_ack(queue, &message));
+    }
+    for (uint32_t i = 1; i < put; i++) { /* all that is free now lies behind the one that is held */
+        if (ringbuf_put(queue, &i, sizeof i, 0) != RINGBUF_OK) break;
+    }
+    uint64_t waiting = size();
+    ASSERT_OK(ringbuf_put_all(queue, parts, 20, ringbuf_now_ns() + INT64_C(20000) * MILLISECOND));
+    TEST_ASSERT_EQUAL_UINT64(waiting + 20, size());
+    TEST_ASSERT_EQUAL_UINT32(0, number_of(&held)); /* his message is untouched */
+    ASSERT_OK(ringbuf_ack(queue, &held));
+    for (uint64_t i = 0; i < waiting; i++) {
+        ringbuf_message message = {.buffer = NULL};
+        ASSERT_OK(ringbuf_take(queue, &message, 0));
+        ASSERT_OK(ringbuf_ack(queue, &message));
+    }
+    assert_untouched(put, put + 20);
+}
+
+static void test_an_attempt_counter_that_is_full_stays_full_when_the_message_is_returned_untouched(void)
+{
+    enum { MOST_ATTEMPTS = 65535 };
+    put_numbers(0, 1); /* in the ring */
+    for (int i = 0; i < MOST_ATTEMPTS; i++) {
+        ASSERT_OK(take(1, SIZE_MAX));
+        ASSERT_OK(ringbuf_nack(queue, &messages[0]));
+    }
+    ASSERT_OK(take(1, SIZE_MAX));
+    TEST_ASSERT_EQUAL_UINT32(MOST_ATTEMPTS, messages[0].attempts);
+    ASSERT_OK(ringbuf_return_all(queue, messages, 1)); /* which may have been many more */
+    ASSERT_OK(take(1, SIZE_MAX));
+    TEST_ASSERT_EQUAL_UINT32(MOST_ATTEMPTS, messages[0].attempts);
+    ASSERT_OK(ringbuf_ack(queue, &messages[0]));
+    put_large(1, 5000); /* in the arena */
+    for (int i = 0; i < MOST_ATTEMPTS; i++) {
+        ASSERT_OK(take(1, SIZE_MAX));
+        ASSERT_OK(ringbuf_nack(queue, &messages[0]));
+    }
+    ASSERT_OK(take(1, SIZE_MAX));
+    ASSERT_OK(ringbuf_return_all(queue, messages, 1));
+    ASSERT_OK(take(1, SIZE_MAX));
+    TEST_ASSERT_EQUAL_UINT32(MOST_ATTEMPTS, messages[0].attempts);
+    ASSERT_OK(ringbuf_ack(queue, &messages[0]));
+    TEST_ASSERT_EQUAL_UINT64(0, stats_now().arena_used_bytes);
 }
 
 int main(void)
@@ -313,6 +391,8 @@ int main(void)
     RUN_TEST(test_what_a_dead_one_had_taken_comes_again);
     RUN_TEST(test_a_batch_in_hand_when_the_handle_is_closed_goes_back);
     RUN_TEST(test_what_is_returned_after_a_shutdown_at_once_is_thrown_away);
+    RUN_TEST(test_a_batch_goes_round_one_who_holds_a_message_while_the_ring_is_full);
+    RUN_TEST(test_an_attempt_counter_that_is_full_stays_full_when_the_message_is_returned_untouched);
     RUN_TEST(test_arguments_that_make_no_sense_are_refused);
     return leave_suite_directory(UNITY_END());
 }

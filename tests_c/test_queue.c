@@ -3,6 +3,7 @@
 #include "support.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 enum { CAPACITY = 4096, LARGEST = CAPACITY / 2, ARENA = 64 << 12 };
 
@@ -114,7 +115,7 @@ static int fill(void)
 
 /* ---- calls that wait, in threads ---- */
 
-enum call_kind { GET, PUT, TAKE, JOIN };
+enum call_kind { GET, PUT, TAKE, JOIN, PUT_ALL, PUT_LARGE_ALL, RESERVE };
 
 struct blocked_call {
     enum call_kind kind;
@@ -131,11 +132,17 @@ static void *make_call(void *context)
     struct blocked_call *call = context;
     ringbuf_message message = {.buffer = call->buffer, .capacity = sizeof call->buffer};
     size_t size;
+    static const char much[ARENA / 4];
+    const ringbuf_part small[] = {{"late", 5}, {"later", 6}}, large[] = {{much, sizeof much}, {much, sizeof much}};
+    ringbuf_reservation room;
     switch (call->kind) {
     case GET: call->status = ringbuf_get(call->rb, &size, call->buffer, sizeof call->buffer, call->deadline_ns); break;
     case PUT: call->status = ringbuf_put(call->rb, "late", 5, call->deadline_ns); break;
     case TAKE: call->status = ringbuf_take(call->rb, &message, call->deadline_ns); break;
     case JOIN: call->status = ringbuf_join(call->rb, call->deadline_ns); break;
+    case PUT_ALL: call->status = ringbuf_put_all(call->rb, small, 2, call->deadline_ns); break;
+    case PUT_LARGE_ALL: call->status = ringbuf_put_all(call->rb, large, 2, call->deadline_ns); break;
+    case RESERVE: call->status = ringbuf_reserve(call->rb, &room, sizeof much, call->deadline_ns); break;
     }
     atomic_fetch_add(&call->ended, 1);
     return NULL;
@@ -282,12 +289,26 @@ static void test_arguments_that_make_no_sense_are_invalid(void)
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_get_info(NULL, &info));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_get_peers(queue, &size, NULL, 1));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_get_peers(queue, NULL, NULL, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_get_peers(NULL, &size, NULL, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_recover(queue, NULL));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_recover(NULL, &number));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_changes_fd(NULL, RINGBUF_ROOM, &room));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_shutdown(NULL, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_task_done(NULL));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_join(NULL, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_unlink(NULL));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_collect(NULL, NULL));
+    ringbuf_options of_another_size = {.struct_bytes = 1};
+    ringbuf *none = queue;
+    const uint8_t id[16] = {0};
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_open(NULL, "queue", NULL));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_attach(NULL, "queue", id, NULL));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_attach(&none, "queue", NULL, NULL));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_attach(&none, "queue", id, &of_another_size));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_open(&none, "queue", &of_another_size));
+    TEST_ASSERT_NULL(none);
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_unlink_name("queue", &of_another_size));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_collect(&number, &of_another_size));
     ringbuf_close(NULL);
     ringbuf_free(NULL);
     assert_empty();
@@ -615,6 +636,53 @@ static void test_closing_under_busy_threads_lets_each_finish_and_then_tells_it(v
     TEST_ASSERT_EQUAL_UINT64(stats.puts, stats.gets + stats.items);
 }
 
+/* ---- looking for a moment, and one processor ---- */
+
+static void *put_one(void *context)
+{
+    nap_ms(1);
+    put(context, "a");
+    return NULL;
+}
+
+static void test_a_get_that_looks_for_a_moment_gets_what_comes_meanwhile_and_never_sleeps(void)
+{
+    for (int round = 0; round < 20; round++) {
+        pthread_t producer;
+        TEST_ASSERT_EQUAL_INT(0, pthread_create(&producer, NULL, put_one, queue));
+        while (get_until(queue, -MILLISECOND) == RINGBUF_E_TIMEOUT) {}
+        pthread_join(producer, NULL);
+        assert_size(0);
+    }
+    TEST_ASSERT_EQUAL_UINT64(0, stats_of(queue).sleeps);
+}
+
+static int get_on_one_processor(void *context)
+{
+    ringbuf *rb = NULL;
+    (void)context;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    if (sched_setaffinity(0, sizeof one, &one) != 0) return 10;
+    if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
+    if (get_until(rb, -MILLISECOND) != RINGBUF_E_TIMEOUT) return 2; /* looking would keep the other from coming */
+    if (ringbuf_put(rb, "here I am", 10, 0) != RINGBUF_OK || get_until(rb, 0) != RINGBUF_OK) return 3;
+    if (get_until(rb, RINGBUF_FOREVER) != RINGBUF_OK) return 4;
+    ringbuf_free(rb);
+    return 0;
+}
+
+/* Must be the first test: how many processors there are is asked once in a process, and a child inherits the answer. */
+static void test_on_one_processor_nobody_looks_and_a_sleeper_is_woken(void)
+{
+    pid_t child = start_child(get_on_one_processor, NULL);
+    while (stats_of(queue).sleeps == 0) nap_ms(1);
+    put(queue, "a");
+    TEST_ASSERT_EQUAL_INT(0, end_of(child));
+    assert_size(0);
+}
+
 /* ---- shutdown ---- */
 
 static void test_a_draining_shutdown_refuses_puts_and_delivers_what_is_there(void)
@@ -672,6 +740,39 @@ static void test_both_shutdowns_end_every_blocked_get_and_put(void)
         for (int i = 0; i < 3; i++) ASSERT_STATUS(RINGBUF_E_SHUTDOWN, outcome_of(&calls[i]));
         assert_size(immediate ? 0 : (uint64_t)count);
     }
+}
+
+/** Calls that wait for room: two messages for the ring, two for the arena, a reservation.  Each is to end with this. */
+static void assert_end_of_those_who_wait_for_room(ringbuf_status expected, void (*end)(ringbuf *rb))
+{
+    static const enum call_kind kinds[] = {PUT_ALL, PUT_LARGE_ALL, RESERVE};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct blocked_call call;
+        ringbuf_reservation all;
+        recreate(0, 16);
+        ringbuf *other = open_again();
+        int count = kinds[i] == PUT_ALL ? fill() : 0;
+        if (kinds[i] != PUT_ALL) ASSERT_OK(ringbuf_reserve(queue, &all, ARENA, 0));
+        start_call(&call, kinds[i], other);
+        end(other);
+        ASSERT_STATUS(expected, outcome_of(&call));
+        assert_size((uint64_t)count); /* nothing was put */
+        if (kinds[i] != PUT_ALL) ASSERT_OK(ringbuf_abort(queue, &all));
+        TEST_ASSERT_EQUAL_UINT64(0, stats_of(queue).arena_used_bytes);
+        ringbuf_free(other);
+    }
+}
+
+static void drain_down(ringbuf *rb) { ringbuf_shutdown(rb, 0); }
+
+static void test_a_shutdown_ends_batches_and_reservations_that_wait_for_room(void)
+{
+    assert_end_of_those_who_wait_for_room(RINGBUF_E_SHUTDOWN, drain_down);
+}
+
+static void test_a_close_ends_batches_and_reservations_that_wait_for_room(void)
+{
+    assert_end_of_those_who_wait_for_room(RINGBUF_E_CLOSED, ringbuf_close);
 }
 
 static void test_an_immediate_shutdown_ends_a_join(void)
@@ -786,6 +887,15 @@ static void test_what_a_killed_process_had_taken_reaches_a_waiting_get_by_itself
     ASSERT_OK(get_until(queue, RINGBUF_FOREVER));
     TEST_ASSERT_EQUAL_UINT64(1, stats_of(queue).recoveries);
     TEST_ASSERT_EQUAL_UINT64(1, stats_of(queue).participants);
+}
+
+static void test_a_get_from_a_queue_that_is_shut_down_first_looks_for_what_the_dead_had_taken(void)
+{
+    put(queue, "a");
+    TEST_ASSERT_EQUAL_INT(-SIGKILL, run_child(take_one_and_die, NULL));
+    ASSERT_OK(ringbuf_shutdown(queue, 0));
+    get(queue, "a");
+    ASSERT_STATUS(RINGBUF_E_SHUTDOWN, get_until(queue, RINGBUF_FOREVER));
 }
 
 static void test_a_poll_finds_it_too_if_it_comes_often_enough(void)
@@ -1135,6 +1245,7 @@ int main(void)
 {
     enter_suite_directory();
     UNITY_BEGIN();
+    RUN_TEST(test_on_one_processor_nobody_looks_and_a_sleeper_is_woken);
     RUN_TEST(test_messages_arrive_whole_and_in_order_across_handles);
     RUN_TEST(test_random_messages_go_around_a_small_queue_unharmed);
     RUN_TEST(test_without_an_arena_a_message_larger_than_half_the_ring_is_refused_at_once);
@@ -1159,16 +1270,20 @@ int main(void)
     RUN_TEST(test_every_call_on_a_closed_handle_says_so);
     RUN_TEST(test_a_handle_can_be_closed_by_several_threads_at_once);
     RUN_TEST(test_closing_under_busy_threads_lets_each_finish_and_then_tells_it);
+    RUN_TEST(test_a_get_that_looks_for_a_moment_gets_what_comes_meanwhile_and_never_sleeps);
     RUN_TEST(test_a_draining_shutdown_refuses_puts_and_delivers_what_is_there);
     RUN_TEST(test_an_immediate_shutdown_discards_and_cannot_be_undone);
     RUN_TEST(test_a_full_queue_says_shutdown_and_not_timeout);
     RUN_TEST(test_both_shutdowns_end_every_blocked_get_and_put);
+    RUN_TEST(test_a_shutdown_ends_batches_and_reservations_that_wait_for_room);
+    RUN_TEST(test_a_close_ends_batches_and_reservations_that_wait_for_room);
     RUN_TEST(test_an_immediate_shutdown_ends_a_join);
     RUN_TEST(test_a_message_taken_before_a_shutdown_can_still_be_ended);
     RUN_TEST(test_a_task_can_be_marked_done_once_per_message_and_no_more);
     RUN_TEST(test_join_waits_until_everything_is_marked_done);
     RUN_TEST(test_join_returns_when_a_worker_is_killed_before_it_marked_its_tasks);
     RUN_TEST(test_what_a_killed_process_had_taken_reaches_a_waiting_get_by_itself);
+    RUN_TEST(test_a_get_from_a_queue_that_is_shut_down_first_looks_for_what_the_dead_had_taken);
     RUN_TEST(test_a_poll_finds_it_too_if_it_comes_often_enough);
     RUN_TEST(test_recover_counts_the_dead_it_cleaned_up_after);
     RUN_TEST(test_a_stopped_process_keeps_what_it_has_and_stops_nobody);

@@ -1473,6 +1473,21 @@ static void test_a_record_of_no_cells_is_corrupt_to_everybody(void)
     assert_claim(RBI_RING_CORRUPT, 0);
 }
 
+static void test_an_end_that_leads_back_to_itself_is_corrupt_and_not_followed_for_ever(void)
+{
+    enum { CELLS_LOG2 = 13 };
+    const uint64_t position = UINT64_C(1) << CELLS_LOG2;
+    start_ring(CELLS_LOG2, position, 0);
+    for (uint64_t step = RBI_LANES; step <= RBI_OWNER_MAX + 1; step += RBI_OWNER_MAX + 1 - RBI_LANES) {
+        write_word(position, (uint32_t)step, 0, RBI_KIND_END); /* as many epochs later its tag is true again */
+        assert_claim(RBI_RING_CORRUPT, 0);
+        assert_take(RBI_RING_CORRUPT);
+        TEST_ASSERT_EQUAL_UINT64(0, rbi_load_total64(&order.put_epoch));
+        TEST_ASSERT_EQUAL_UINT64(0, rbi_load_total64(&order.get_epoch));
+        rbi_ring_has_room(&ring, 0); /* returns, whatever it says */
+    }
+}
+
 static void test_a_word_of_an_unknown_kind_is_corrupt_to_a_taker(void)
 {
     small_ring();
@@ -1876,6 +1891,7 @@ int main(void)
     RUN_TEST(test_a_claim_across_the_end_needs_pages_up_to_the_end_only);
     RUN_TEST(test_the_count_of_reserved_pages_only_grows_and_nonsense_is_corrupt);
     RUN_TEST(test_a_record_of_no_cells_is_corrupt_to_everybody);
+    RUN_TEST(test_an_end_that_leads_back_to_itself_is_corrupt_and_not_followed_for_ever);
     RUN_TEST(test_a_word_of_an_unknown_kind_is_corrupt_to_a_taker);
     RUN_TEST(test_a_size_beyond_the_cells_of_its_record_is_corrupt_and_not_read);
     RUN_TEST(test_a_reclaim_beyond_tail_is_corrupt_to_a_claim);

@@ -5,6 +5,8 @@
 
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 void setUp(void) {}
 void tearDown(void)
@@ -225,6 +227,8 @@ static void test_mode_create_says_exists_also_where_the_queue_is_crowded(void)
     options.mode = RINGBUF_CREATE;
     assert_create(RINGBUF_E_EXISTS, "queue", &options);
     assert_open(RINGBUF_E_CROWDED, "queue");
+    options.mode = RINGBUF_OPEN_OR_CREATE;
+    assert_create(RINGBUF_E_CROWDED, "queue", &options);
     ringbuf_free(rb);
 }
 
@@ -492,6 +496,27 @@ static void test_a_directory_that_cannot_hold_queues_is_no_directory(void)
     ringbuf_options options = defaults();
     options.directory = "/dev/null"; /* a file */
     assert_create(RINGBUF_E_NO_DIRECTORY, "queue", &options);
+    options.directory = "/proc"; /* of a file system that has no files without a name */
+    assert_create(RINGBUF_E_NO_DIRECTORY, "queue", &options);
+}
+
+static void test_without_a_directory_in_the_environment_queues_live_in_dev_shm(void)
+{
+    char name[64], expected[128];
+    ringbuf_options options = defaults();
+    options.flags = RINGBUF_AUTO_CLEANUP;
+    snprintf(name, sizeof name, "test-segment-%d", (int)getpid());
+    snprintf(expected, sizeof expected, "/dev/shm/ringbuf.%s", name);
+    for (int set = 0; set <= 1; set++) {
+        TEST_ASSERT_EQUAL_INT(0, set ? setenv("SAGE_QUEUE_DIR", "", 1) : unsetenv("SAGE_QUEUE_DIR")); /* empty is as not set */
+        ringbuf *rb = NULL;
+        ringbuf_status status = ringbuf_create(&rb, name, &options);
+        setenv("SAGE_QUEUE_DIR", suite_directory, 1);
+        ASSERT_OK(status);
+        TEST_ASSERT_EQUAL_STRING(expected, ringbuf_path(rb));
+        ringbuf_free(rb);
+        TEST_ASSERT_EQUAL_INT(-1, access(expected, F_OK));
+    }
 }
 
 static void test_the_option_goes_before_the_environment(void)
@@ -530,7 +555,7 @@ static void test_a_symbolic_link_is_never_followed(void)
     ASSERT_OK(ringbuf_unlink_name("target", NULL));
 }
 
-static void test_a_pipe_or_a_directory_under_the_name_is_corrupt_and_stays(void)
+static void test_a_pipe_a_directory_or_a_socket_under_the_name_is_corrupt_and_stays(void)
 {
     const char *path = path_of_name("queue");
     TEST_ASSERT_EQUAL_INT(0, mkfifo(path, 0600));
@@ -541,6 +566,14 @@ static void test_a_pipe_or_a_directory_under_the_name_is_corrupt_and_stays(void)
     assert_open(RINGBUF_E_CORRUPT, "queue");
     assert_create(RINGBUF_E_CORRUPT, "queue", NULL);
     TEST_ASSERT_EQUAL_INT(0, rmdir(path));
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int bound = socket(AF_UNIX, SOCK_STREAM, 0);
+    TEST_ASSERT_EQUAL_INT(0, bind(bound, (struct sockaddr *)&address, sizeof address));
+    assert_open(RINGBUF_E_CORRUPT, "queue");
+    assert_create(RINGBUF_E_CORRUPT, "queue", NULL);
+    close(bound);
+    TEST_ASSERT_EQUAL_INT(0, unlink(path));
 }
 
 static void test_a_file_of_another_user_is_refused_unless_permissions_are_given(void)
@@ -1339,9 +1372,10 @@ int main(void)
     RUN_TEST(test_a_file_under_another_s_name_is_gone);
     RUN_TEST(test_a_directory_that_is_missing_is_named_as_the_cause);
     RUN_TEST(test_a_directory_that_cannot_hold_queues_is_no_directory);
+    RUN_TEST(test_without_a_directory_in_the_environment_queues_live_in_dev_shm);
     RUN_TEST(test_the_option_goes_before_the_environment);
     RUN_TEST(test_a_symbolic_link_is_never_followed);
-    RUN_TEST(test_a_pipe_or_a_directory_under_the_name_is_corrupt_and_stays);
+    RUN_TEST(test_a_pipe_a_directory_or_a_socket_under_the_name_is_corrupt_and_stays);
     RUN_TEST(test_a_file_of_another_user_is_refused_unless_permissions_are_given);
     RUN_TEST(test_another_user_gets_in_only_where_both_sides_allow_it);
     RUN_TEST(test_a_file_of_another_size_is_corrupt_whoever_asks_and_can_be_removed);

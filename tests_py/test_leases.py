@@ -517,6 +517,12 @@ def test_a_message_stays_where_it_is_while_the_dead_letter_queue_cannot_take_it(
             with pytest.raises(SageQueueError, match="was made with serializer='raw', not 'pickle'"):
                 q.get()
             assert q.qsize() == 1
+        with SageQueue[Any](f"{name}-dead") as dead:
+            dead.shutdown()
+            with pytest.raises(SageQueueError, match="Queue is shut down; it stays") as caught:
+                q.get()
+            assert isinstance(caught.value.__cause__, sage_queue.ShutDown)
+            assert q.qsize() == 1
         q.destroy()
 
 

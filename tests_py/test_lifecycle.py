@@ -424,6 +424,18 @@ def test_stats_count_everything_over_all_handles(name: str) -> None:
             q.get()
 
 
+def test_statistics_know_every_one_of_many_who_are_attached() -> None:
+    with SageQueue[Any]() as q:
+        others = [q.get_reference().get_queue() for _ in range(40)]
+        for other in others[:33]:
+            other.put("item")
+        stats = q.get_stats()
+        assert (stats["ref_count"], stats["writers"], stats["readers"]) == (41, 33, 0)
+        for other in others:
+            other.close()
+
+
+
 def test_a_label_is_how_others_see_this_process(name: str) -> None:
     from sage_queue import _native
 

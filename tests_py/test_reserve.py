@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -101,6 +102,17 @@ def test_what_still_looks_at_a_committed_reservation_does_not_crash(queue_direct
     assert len(list(queue_directory.iterdir())) == 1
     del other
     assert list(queue_directory.iterdir()) == []
+
+
+def test_a_reservation_that_something_else_looks_at_is_put_all_the_same() -> None:
+    with SageQueue[Any](arena="1 MiB") as q:
+        with q.reserve(100_000) as buffer:
+            buffer[:] = bytes(100_000)
+            export = (ctypes.c_char * 100_000).from_buffer(buffer)  # keeps the memoryview from being released
+        assert q.get() == bytes(100_000)
+        del export
+        buffer.release()
+        assert clean(q)
 
 
 def test_a_reservation_that_was_given_up_keeps_its_room_until_nothing_looks_at_it() -> None:

@@ -547,6 +547,9 @@ static inline void fetch_ahead(const struct rbi_ring *ring, const struct rbi_lan
     __builtin_prefetch(lane->data + (ahead << ring->cell_log2), 1);
 }
 
+/** Whether an END leads to another lane.  One that was written over may lead a multiple of 2^12 epochs on, back to itself, for ever. */
+static inline bool leads_on(const struct rbi_ring *ring, uint64_t word) { return word_cells(ring, word) < ring->lane_count; }
+
 /** END stands at tail of the lane for `epoch`.  If it is from the lane's last turn, open the lane; if it ends this one, say so in
  *  put_epoch.  CORRUPT if it is neither and nobody has moved on. */
 static enum rbi_ring_outcome meet_end_at_tail(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch, uint64_t position,
@@ -557,6 +560,7 @@ static enum rbi_ring_outcome meet_end_at_tail(struct rbi_ring *ring, struct rbi_
         help_tail(ring, lane, position, word);
         RBI_POINT(lane_opened);
     } else if (age == 0) {
+        if (!leads_on(ring, word)) return RBI_RING_CORRUPT;
         rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + word_cells(ring, word));
         RBI_POINT(put_epoch_moved);
     } else if (rbi_load_total64(&ring->order->put_epoch) == epoch) {
@@ -820,6 +824,7 @@ static enum rbi_ring_outcome meet_end_at_head(struct rbi_ring *ring, struct rbi_
         help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */
         advance_head(ring, lane, head, word);
     } else if (age == 0) {
+        if (!leads_on(ring, word)) return RBI_RING_CORRUPT;
         /* put_epoch first: get_epoch is never ahead of it.  [T7 lane] pairs with rbi_ring_take() and is_quiet(). */
         rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + word_cells(ring, word));
         rbi_cas_total64(&ring->order->get_epoch, epoch, epoch + word_cells(ring, word));
@@ -1087,9 +1092,20 @@ bool rbi_ring_has_room(struct rbi_ring *ring, uint64_t size) { return rbi_ring_h
 
 bool rbi_ring_has_room_for(struct rbi_ring *ring, uint64_t cells, uint64_t items)
 {
-    struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
-    uint64_t position = position_of(ring, rbi_load_total64(&lane->cursors->tail));
-    if (make_room(ring, lane, position, cells) == RBI_RING_FULL) return false;
+    for (;;) {
+        uint64_t epoch = rbi_load_total64(&ring->order->put_epoch);
+        struct rbi_lane *lane = lane_of(ring, epoch);
+        uint64_t tail = rbi_load_total64(&lane->cursors->tail);
+        uint64_t position = position_of(ring, tail);
+        if (make_room(ring, lane, position, cells) != RBI_RING_FULL) break;
+        /* Full, but perhaps closed: a claim would go on in the next lane.  Whoever looks before it claims, as a batch does, never
+         * comes to claim while this says no, so the look must go on as well. */
+        uint64_t word = peek_word(ring, lane, position);
+        if (rbi_load_total64(&lane->cursors->tail) != tail) continue; /* `word` may be of a later lap */
+        if (!word_is_of(ring, word, position) || word_kind(word) != RBI_KIND_END || age_of_end(word, epoch) > 0) return false;
+        /* It may be damaged: the claim says so. */
+        if (!sane(ring, word) || meet_end_at_tail(ring, lane, epoch, position, word) != RBI_RING_OK) return true;
+    }
     return !ring->max_items || below_max_items(ring, items) != RBI_RING_FULL;
 }
 
