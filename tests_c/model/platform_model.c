@@ -314,7 +314,11 @@ ringbuf_status rbi_flag_lock_try(rbi_fd fd, enum rbi_lock_kind kind)
 ringbuf_status rbi_file_facts(rbi_fd fd, struct rbi_file_facts *facts)
 {
     memset(facts, 0, sizeof *facts);
-    if (fd < OPENED_FD) return RINGBUF_OK;
+    if (fd < OPENED_FD) { /* the queue's file is there, whole and under its name */
+        facts->bytes = UINT64_MAX;
+        facts->links = 1;
+        return RINGBUF_OK;
+    }
     int flag = flag_of(fd);
     model_step("asks about FIFO", (uint64_t)flag);
     facts->inode = (uint64_t)flag + 1;
@@ -354,11 +358,20 @@ ABSENT(rbi_file_link, rbi_fd fd __attribute__((unused)), const char *path __attr
 ABSENT(rbi_file_open, rbi_fd *fd __attribute__((unused)), const char *path __attribute__((unused)))
 ABSENT(rbi_file_reopen, rbi_fd *again __attribute__((unused)), rbi_fd fd __attribute__((unused)))
 ABSENT(rbi_file_read, rbi_fd fd __attribute__((unused)), void *bytes __attribute__((unused)), size_t count __attribute__((unused)))
+ABSENT(rbi_file_write, rbi_fd fd __attribute__((unused)), uint64_t offset __attribute__((unused)),
+       const void *bytes __attribute__((unused)), size_t count __attribute__((unused)))
+ABSENT(rbi_on_missing_page, bool (*mend)(uint64_t) __attribute__((unused)))
 ABSENT(rbi_file_set_size, rbi_fd fd __attribute__((unused)), uint64_t bytes __attribute__((unused)))
 ABSENT(rbi_map, void **base __attribute__((unused)), rbi_fd fd __attribute__((unused)), uint64_t prefix_bytes __attribute__((unused)),
        uint64_t mirror_bytes __attribute__((unused)), uint32_t mirrors __attribute__((unused)))
 ABSENT(rbi_directory_visit, const char *directory __attribute__((unused)), const char *prefix __attribute__((unused)),
        void (*visit)(const char *, void *) __attribute__((unused)), void *context __attribute__((unused)))
+
+bool rbi_map_zeros(uint64_t address, uint64_t bytes)
+{
+    (void)address, (void)bytes;
+    return false;
+}
 
 void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
 {

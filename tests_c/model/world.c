@@ -788,6 +788,7 @@ static void make_handle(int process)
     rb->ring.looks_aside = scenario->arena;
     rb->ring_limit = scenario->arena ? RING_LIMIT : rbi_ring_max_payload(&rb->ring);
     rbi_arena_init(&rb->arena, &segment->header.arena, segment->table, segment->runs, arena_memory, rb->stamp.blocks, BLOCK_LOG2);
+    rb->guarded = rbi_guard_add(rb->base, 0, 0, 0, &rb->calls, RBI_HANDLE_LOST);
     rb->registry = (struct rbi_registry){
         .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->fd, .max_participants = HANDLES};
 }
