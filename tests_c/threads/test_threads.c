@@ -332,7 +332,7 @@ static void wait_for_items(struct worker *me)
     uint32_t key = rbi_event_announce(&items);
     if (!rbi_ring_may_take(&me->view->ring)) rbi_event_sleep(&items, key, rbi_monotonic_ns() + MILLISECOND);
     rbi_event_leave(&items);
-    if (rbi_ring_may_take(&me->view->ring)) rbi_event_pass_on(&items);
+    if (rbi_ring_may_take(&me->view->ring)) rbi_event_wake_one(&items);
 }
 
 static void get(struct worker *me, bool may_wait)
