@@ -427,6 +427,20 @@ static void test_no_more_is_forgiven_than_all_together_owe(void)
     leave_ground(&me);
 }
 
+static void test_absurd_counters_of_a_dead_one_forgive_nothing(void)
+{
+    struct view me, dead;
+    join(&me);
+    join(&dead);
+    pretend_work(&me, 3, 0);
+    rbi_store_relaxed64(&ground->entries[1].gets, UINT64_C(1) << 63); /* minus that many, it owes, */
+    ground->entries[1].owed_before = INT64_MAX;                       /* and owed before it came */
+    die_quietly(&dead);
+    recover(&me);
+    TEST_ASSERT_EQUAL_UINT64(0, rbi_load_relaxed64(&ground->entries[1].forgiven));
+    leave_ground(&me);
+}
+
 int main(void)
 {
     UNITY_BEGIN();
@@ -449,5 +463,6 @@ int main(void)
     RUN_TEST(test_forgiving_twice_changes_nothing_more);
     RUN_TEST(test_what_one_who_left_had_not_marked_done_is_not_forgiven_with_his_successor);
     RUN_TEST(test_no_more_is_forgiven_than_all_together_owe);
+    RUN_TEST(test_absurd_counters_of_a_dead_one_forgive_nothing);
     return UNITY_END();
 }

@@ -1473,18 +1473,19 @@ static void test_a_record_of_no_cells_is_corrupt_to_everybody(void)
     assert_claim(RBI_RING_CORRUPT, 0);
 }
 
-static void test_an_end_that_leads_back_to_itself_is_corrupt_and_not_followed_for_ever(void)
+static void test_an_end_that_leads_round_all_lanes_is_corrupt_and_not_followed_for_ever(void)
 {
-    enum { CELLS_LOG2 = 13 };
-    const uint64_t position = UINT64_C(1) << CELLS_LOG2;
-    start_ring(CELLS_LOG2, position, 0);
-    for (uint64_t step = RBI_LANES; step <= RBI_OWNER_MAX + 1; step += RBI_OWNER_MAX + 1 - RBI_LANES) {
-        write_word(position, (uint32_t)step, 0, RBI_KIND_END); /* as many epochs later its tag is true again */
+    /* By as many epochs as there are tags: the END would be found to end the epoch that it leads to, and so on. */
+    uint64_t records;
+    start_ring(13, UINT64_C(1) << 13, 0);
+    for (uint64_t steps = 4096; steps >= RBI_LANES; steps /= 4) {
+        write_word(tail(), steps, 0, RBI_KIND_END);
         assert_claim(RBI_RING_CORRUPT, 0);
         assert_take(RBI_RING_CORRUPT);
-        TEST_ASSERT_EQUAL_UINT64(0, rbi_load_total64(&order.put_epoch));
-        TEST_ASSERT_EQUAL_UINT64(0, rbi_load_total64(&order.get_epoch));
-        rbi_ring_has_room(&ring, 0); /* returns, whatever it says */
+        rbi_store_relaxed64(&cursors->tail, (UINT64_C(1) << 13) + 1);
+        ASSERT_OUTCOME(RBI_RING_CORRUPT, rbi_ring_census(&ring, &records, 1));
+        rbi_store_relaxed64(&cursors->tail, UINT64_C(1) << 13);
+        TEST_ASSERT_EQUAL_UINT64(0, order.put_epoch + order.get_epoch);
     }
 }
 
@@ -1891,7 +1892,7 @@ int main(void)
     RUN_TEST(test_a_claim_across_the_end_needs_pages_up_to_the_end_only);
     RUN_TEST(test_the_count_of_reserved_pages_only_grows_and_nonsense_is_corrupt);
     RUN_TEST(test_a_record_of_no_cells_is_corrupt_to_everybody);
-    RUN_TEST(test_an_end_that_leads_back_to_itself_is_corrupt_and_not_followed_for_ever);
+    RUN_TEST(test_an_end_that_leads_round_all_lanes_is_corrupt_and_not_followed_for_ever);
     RUN_TEST(test_a_word_of_an_unknown_kind_is_corrupt_to_a_taker);
     RUN_TEST(test_a_size_beyond_the_cells_of_its_record_is_corrupt_and_not_read);
     RUN_TEST(test_a_reclaim_beyond_tail_is_corrupt_to_a_claim);

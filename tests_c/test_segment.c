@@ -737,6 +737,24 @@ static void test_a_sealed_stamp_with_absurd_sizes_is_corrupt(void)
     ringbuf_free(rb);
 }
 
+static void test_a_sealed_stamp_whose_sizes_add_up_only_beyond_32_bits_is_corrupt(void)
+{
+    const char *path = leave_queue_behind("queue");
+    struct rbi_stamp good = read_stamp(path), bad = good;
+    bad.cells_log2 = 13;
+    bad.cell_log2 = UINT32_MAX; /* together 12: a capacity of 4 KiB, in 8192 cells of what is left of a shift by 2^32 - 1 */
+    uint64_t more = RBI_LANES * ((sizeof(struct rbi_slot) << 13) - (good.table_offset - good.slots_offset) / RBI_LANES);
+    bad.table_offset += more;
+    bad.runs_offset += more;
+    bad.arena_offset += more;
+    bad.data_offset += more;
+    bad.file_bytes = bad.data_offset + RBI_LANES * 4096;
+    TEST_ASSERT_EQUAL_INT(0, truncate(path, (off_t)bad.file_bytes));
+    write_sealed(path, bad);
+    assert_open(RINGBUF_E_CORRUPT, "queue");
+    ASSERT_OK(ringbuf_unlink_name("queue", NULL));
+}
+
 /** Every call that could be led astray, once, on a handle of its own thread. */
 static void call_everything(ringbuf *rb)
 {
@@ -1383,6 +1401,7 @@ int main(void)
     RUN_TEST(test_a_queue_of_another_byte_order_or_layout_is_another_version);
     RUN_TEST(test_every_flipped_bit_of_the_stamp_is_noticed);
     RUN_TEST(test_a_sealed_stamp_with_absurd_sizes_is_corrupt);
+    RUN_TEST(test_a_sealed_stamp_whose_sizes_add_up_only_beyond_32_bits_is_corrupt);
     RUN_TEST(test_garbage_behind_a_good_stamp_crashes_nobody_and_hangs_nobody);
     RUN_TEST(test_a_full_file_system_is_no_space_at_create_and_leaves_nothing);
     RUN_TEST(test_a_full_file_system_is_no_space_at_put_and_loses_no_message);

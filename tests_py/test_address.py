@@ -119,11 +119,35 @@ def test_a_reference_is_immutable_and_usable_as_a_key() -> None:
         json.dumps({"sage_queue_ref": 2, "name": "a", "id": ID}),
         json.dumps({"sage_queue_ref": 1, "name": "a"}),
         json.dumps({"sage_queue_ref": 1, "name": "a", "id": ID, "surprise": 1}),
+        "[" * 100_000,
     ],
 )
 def test_json_that_is_no_reference_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="not a reference to a queue"):
         SageQueueRef.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("name", "", "cannot be empty"),
+        ("name", "a\0b", "zero character"),  # C would take it for "a"
+        ("name", "\ud800", "UTF-8"),
+        ("name", "ä" * 513, "1026 bytes long"),
+        ("directory", "/dev/shm\0/elsewhere", "zero character"),
+        ("maxsize", -1, "from 0 to"),
+        ("maxsize", 1 << 64, "from 0 to"),
+        ("capacity", 1 << 64, "from 0 to"),
+        ("arena", -1, "from 0 to"),
+        ("permissions", 0o1000, "from 0 to 511"),
+        ("creator_pid", -1, "from 0 to"),
+    ],
+)
+def test_what_no_queue_can_have_is_a_value_error(field: str, value: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        reference(**{field: value})
+    with pytest.raises(ValueError, match=text):
+        SageQueueRef.from_json(json.dumps({**json.loads(reference().to_json()), field: value}))
 
 
 @pytest.mark.parametrize("bad", ["", "xyz", "0" * 31, "0" * 33, "G" * 32, "A" * 32])

@@ -49,7 +49,7 @@ uint64_t rbi_registry_done(const struct rbi_registry *registry)
 static void forgive(const struct rbi_registry *registry, struct rbi_participant *entry)
 {
     int64_t before = (int64_t)entry->owed_before > 0 ? (int64_t)entry->owed_before : 0;
-    int64_t lost = owed(entry) - before;
+    int64_t lost = (int64_t)((uint64_t)owed(entry) - (uint64_t)before); /* of absurd counters, anything: it is bounded below */
     /* Others may have marked them for it: no more than is owed by all together. */
     int64_t owed_by_all = (int64_t)(rbi_registry_gets_owed(registry) - rbi_registry_done(registry));
     if (lost > owed_by_all) lost = owed_by_all;

@@ -152,8 +152,14 @@ static inline uint64_t word_length(const struct rbi_ring *ring, uint64_t word)
     return word_kind(word) == RBI_KIND_END ? 1 : word_cells(ring, word);
 }
 
-/** A word's record can be what it says: no hostile or overwritten length leads anywhere. */
-static inline bool sane(const struct rbi_ring *ring, uint64_t word) { return word_cells(ring, word) != 0; }
+/** A word's record can be what it says: no hostile or overwritten length leads anywhere.  An END leads over other lanes but never round
+ *  to its own: by a multiple of all the epochs that its tag can tell apart, it would be found to end the epoch that it leads to, for
+ *  ever. */
+static inline bool sane(const struct rbi_ring *ring, uint64_t word)
+{
+    uint64_t cells = word_cells(ring, word);
+    return cells != 0 && (word_kind(word) != RBI_KIND_END || cells < ring->lane_count);
+}
 
 /** lane_count is a power of two. */
 static inline struct rbi_lane *lane_of(struct rbi_ring *ring, uint64_t epoch)
@@ -547,9 +553,6 @@ static inline void fetch_ahead(const struct rbi_ring *ring, const struct rbi_lan
     __builtin_prefetch(lane->data + (ahead << ring->cell_log2), 1);
 }
 
-/** Whether an END leads to another lane.  One that was written over may lead a multiple of 2^12 epochs on, back to itself, for ever. */
-static inline bool leads_on(const struct rbi_ring *ring, uint64_t word) { return word_cells(ring, word) < ring->lane_count; }
-
 /** END stands at tail of the lane for `epoch`.  If it is from the lane's last turn, open the lane; if it ends this one, say so in
  *  put_epoch.  CORRUPT if it is neither and nobody has moved on. */
 static enum rbi_ring_outcome meet_end_at_tail(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoch, uint64_t position,
@@ -560,7 +563,6 @@ static enum rbi_ring_outcome meet_end_at_tail(struct rbi_ring *ring, struct rbi_
         help_tail(ring, lane, position, word);
         RBI_POINT(lane_opened);
     } else if (age == 0) {
-        if (!leads_on(ring, word)) return RBI_RING_CORRUPT;
         rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + word_cells(ring, word));
         RBI_POINT(put_epoch_moved);
     } else if (rbi_load_total64(&ring->order->put_epoch) == epoch) {
@@ -824,7 +826,6 @@ static enum rbi_ring_outcome meet_end_at_head(struct rbi_ring *ring, struct rbi_
         help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */
         advance_head(ring, lane, head, word);
     } else if (age == 0) {
-        if (!leads_on(ring, word)) return RBI_RING_CORRUPT;
         /* put_epoch first: get_epoch is never ahead of it.  [T7 lane] pairs with rbi_ring_take() and is_quiet(). */
         rbi_cas_total64(&ring->order->put_epoch, epoch, epoch + word_cells(ring, word));
         rbi_cas_total64(&ring->order->get_epoch, epoch, epoch + word_cells(ring, word));

@@ -171,7 +171,7 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
     if (stamp->checksum != checksum_of(stamp)) return RINGBUF_E_CORRUPT;
     if (stamp->header_bytes != RBI_HEADER_BYTES || stamp->max_participants == 0 || stamp->max_participants > RBI_OWNER_MAX ||
         stamp->cells_log2 < RBI_CELLS_MIN_LOG2 || stamp->cells_log2 > RBI_CELLS_MAX_LOG2 ||
-        stamp->cell_log2 < RBI_CELL_MIN_LOG2 || stamp->cells_log2 + stamp->cell_log2 > 36 ||
+        stamp->cell_log2 < RBI_CELL_MIN_LOG2 || stamp->cell_log2 > 36 - stamp->cells_log2 || /* not their sum, which could wrap */
         stamp->lanes != RBI_LANES || stamp->name_bytes == 0 || stamp->name_bytes > RBI_NAME_MAX_BYTES ||
         stamp->tag[RBI_TAG_BYTES - 1] != 0 || stamp->note[RBI_NOTE_BYTES - 1] != 0 || stamp->block_log2 < RBI_BLOCK_MIN_LOG2 ||
         stamp->block_log2 > 20 || stamp->blocks > UINT64_C(1) << RBI_BLOCKS_MAX_LOG2 || stamp->blocks % RBI_TABLE_PARTS != 0)

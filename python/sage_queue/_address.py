@@ -180,7 +180,12 @@ class Address:
             value = values[field]
             if type(value) is not kind:
                 raise TypeError(f"a reference's {field} is of type {kind.__name__}, not {type(value).__name__}")
+            if kind is int and not 0 <= value <= _MOST.get(field, _NUMBER_MAX):
+                raise ValueError(f"a reference's {field} is from 0 to {_MOST.get(field, _NUMBER_MAX)}, not {value}")
             object.__setattr__(self, field, value)
+        full_name(name)  # also a zero, with which it would end in C, and be another queue's
+        if "\0" in directory:
+            raise ValueError(f"the directory {directory!r} of a reference holds a zero character")
         if len(id) != 32 or id.strip("0123456789abcdef"):
             raise ValueError(f"a reference's id is 32 hex digits, not {id!r}")
         if create_if_not_exists and id != ANY_ID:
@@ -218,7 +223,10 @@ class Address:
     def from_json(cls: type[_Self], text: str | bytes) -> _Self:
         import json
 
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except RecursionError:
+            raise ValueError("not a reference to a queue: JSON that is nested so deep") from None
         if not isinstance(values, dict) or values.pop("sage_queue_ref", None) != 1:
             raise ValueError('not a reference to a queue: expected an object with "sage_queue_ref": 1, as to_json() writes it')
         return cls.from_dict(values)
@@ -241,6 +249,10 @@ class Address:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, size={self.maxsize}, creator_pid={self.creator_pid})"
 
+
+#: What fits into a number of the C library's.
+_NUMBER_MAX = (1 << 64) - 1
+_MOST = {"permissions": 0o777}
 
 _FIELDS: dict[str, type] = {
     "name": str,

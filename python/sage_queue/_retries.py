@@ -53,10 +53,10 @@ class Retries:
 
         try:
             values = json.loads(note)
-            max_attempts, dead_letter = values["max_attempts"], values["dead_letter"]
-        except (ValueError, KeyError, TypeError):
+            max_attempts, dead_letter = values["max_attempts"], full_name(values["dead_letter"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             return cls()
-        good = type(max_attempts) is int and 0 < max_attempts <= ATTEMPTS_MAX and type(dead_letter) is str and bool(dead_letter)
+        good = type(max_attempts) is int and 0 < max_attempts <= ATTEMPTS_MAX
         return cls(max_attempts, dead_letter) if good else cls()
 
 

@@ -228,6 +228,7 @@ RINGBUF_API void ringbuf_options_init(ringbuf_options *options);
  *           RINGBUF_E_EXISTS      mode RINGBUF_CREATE and a queue is there
  *           RINGBUF_E_BUSY        mode RINGBUF_FRESH and somebody uses it; or somebody is removing it and does not finish
  *           RINGBUF_E_INVALID     an argument makes no sense
+ *           RINGBUF_E_GONE        where its file should be lies that of a queue of another name
  *           RINGBUF_E_NO_SPACE, _NO_MEMORY, _NO_FILES, _NO_DIRECTORY, _ACCESS, _CORRUPT, _VERSION, _CROWDED, _SYSTEM
  *  On an error *out is NULL and nothing is left behind.                                                                  */
 RINGBUF_API ringbuf_status ringbuf_create(ringbuf **out, const char *name, const ringbuf_options *options);
