@@ -84,6 +84,9 @@ WORDS = (
     Word("participants_high", r".*->participants_high", "load_total cas_total"),
     Word("gets, forgiven, where summed up", r"registry\.c:rbi_registry_gets_owed:.*\.(gets|forgiven)", "load_acquire"),
     Word("done", r"(registry\.c:.*\.done|queue\.c:mark_done:mine)", "load_total cas_total"),
+    Word("a mapping under guard", r"guard\.c:.*(entry|guarded)->\w+", TOTAL),
+    Word("calls, where lost", r"guard\.c:rbi_guard_lose:word", "load_total cas_total"),
+    Word("deletion, removed", r"(queue|segment)\.c:.*->(deletion|removed)", TOTAL),
     Word("calls, pins", r"segment\.[ch]:.*->(calls|pins)", TOTAL + " own_add_total"),
 )
 
