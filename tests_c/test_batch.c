@@ -209,6 +209,49 @@ static void test_more_messages_than_there_is_room_for_on_the_stack_go_in_togethe
     assert_untouched(0, 60);
 }
 
+static void test_a_batch_for_which_the_arena_has_room_in_part_reserves_none_of_it(void)
+{
+    static char large[ARENA];
+    ringbuf_part parts[] = {{large, 10000}, {large, ARENA - 20000}, {large, 4}};
+    ringbuf_stats stats;
+    put_large(0, 20000);
+    ASSERT_OK(ringbuf_get_stats(queue, &stats));
+    const uint64_t before = stats.arena_used_bytes;
+    ASSERT_STATUS(RINGBUF_E_ARENA_FULL, ringbuf_put_all(queue, parts, 3, 0));
+    ASSERT_OK(ringbuf_get_stats(queue, &stats));
+    TEST_ASSERT_EQUAL_UINT64(before, stats.arena_used_bytes);
+    TEST_ASSERT_EQUAL_UINT64(0, stats.reserved);
+    TEST_ASSERT_EQUAL_UINT64(1, stats.items);
+    assert_untouched(0, 1);
+    ASSERT_OK(ringbuf_put_all(queue, parts, 3, 0));
+}
+
+static void test_a_batch_goes_round_one_who_is_in_the_way_also_where_there_is_room_for_a_part_of_it(void)
+{
+    enum { FREE_CELLS = CAPACITY / 128 - 1 };
+    ringbuf *holder;
+    ringbuf_message held = {.buffer = NULL};
+    uint32_t numbers[3] = {1, 2, 3};
+    ringbuf_part parts[3] = {{&numbers[0], 4}, {&numbers[1], 4}, {&numbers[2], 4}};
+    size_t got;
+    for (int room = 0; room < 3; room++) {
+        ASSERT_OK(ringbuf_open(&holder, "queue", NULL));
+        put_numbers(0, 1);
+        ASSERT_OK(ringbuf_take(holder, &held, 0));
+        for (int used = 1; used < FREE_CELLS - room; used++) {
+            put_numbers(0, 1);
+            ASSERT_OK(ringbuf_get(queue, &got, bytes, sizeof bytes, 0));
+        }
+        ASSERT_OK(ringbuf_put_all(queue, parts, 3, ringbuf_now_ns() + 20000 * (int64_t)MILLISECOND));
+        assert_untouched(1, 4);
+        ringbuf_free(holder); /* gives it back */
+        ASSERT_OK(ringbuf_get(queue, &got, bytes, sizeof bytes, 0));
+        ASSERT_STATUS(RINGBUF_E_TIMEOUT, take(1, SIZE_MAX));
+        ringbuf_free(queue); /* the next round begins with an empty ring */
+        setUp();
+    }
+}
+
 static void test_a_batch_that_waits_is_woken_by_the_first_message_and_takes_what_is_there(void)
 {
     pid_t child = fork();
@@ -387,6 +430,8 @@ int main(void)
     RUN_TEST(test_some_of_a_batch_can_be_ended_and_the_others_returned);
     RUN_TEST(test_messages_of_several_parts_go_in_together);
     RUN_TEST(test_more_messages_than_there_is_room_for_on_the_stack_go_in_together);
+    RUN_TEST(test_a_batch_for_which_the_arena_has_room_in_part_reserves_none_of_it);
+    RUN_TEST(test_a_batch_goes_round_one_who_is_in_the_way_also_where_there_is_room_for_a_part_of_it);
     RUN_TEST(test_a_batch_that_waits_is_woken_by_the_first_message_and_takes_what_is_there);
     RUN_TEST(test_what_a_dead_one_had_taken_comes_again);
     RUN_TEST(test_a_batch_in_hand_when_the_handle_is_closed_goes_back);

@@ -6,26 +6,32 @@
  *   a message whose put returned is delivered exactly once, whole, in order;
  *   one whose put did not return is delivered whole or not at all, and certainly if it had been published;
  *   one that a child had taken but not released is delivered to the survivor, one that it had released is not;
- *   a stopped child delays only what it is holding, and finishes its operation once it goes on.
+ *   a stopped child delays only what it is holding, and finishes its operation once it goes on;
+ *   of a batch, each message singly: a put_all that did not return has put those that were published and no others, and what a batch
+ *   in hand had not ended comes again in order, those from the ring before those from the arena, with its attempts counted.
  * Where the survivor listens, its descriptor shows what the queue holds after the recovery of the dead, and when the child has finished.
- * At the end every point of atomics.h must have been passed by some scenario. */
+ * At the end every point of atomics.h must have been passed by some scenario.
+ *
+ * Nearly all of the time goes by in waiting, so several workers, each with a queue of its own, go through the scenarios side by side. */
 #include <errno.h>
 #include <poll.h>
 #include <points.h>
 #include <ringbuf/ringbuf.h>
 #include <segment.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <dirent.h>
 #include <unistd.h>
 #include <unity.h>
 
-enum { MESSAGES = 512, OCCURRENCES = 3, ASSIST_AFTER_MS = 40, RING_LIMIT = 512, LARGEST = 9000, LARGE_ID = 7, ARENA_BLOCKS = 64, BATCH = 3 };
+enum { MESSAGES = 512, OCCURRENCES = 3, ASSIST_AFTER_MS = 40, RING_LIMIT = 512, LARGEST = 9000, LARGE_ID = 7, ARENA_BLOCKS = 64, BATCH = 3, WORKERS = 4 };
 static const int64_t patience_ns = 20000000000; /* a watchdog, not a measurement */
 
 enum how { COUNT, KILL, STOP };
@@ -43,10 +49,23 @@ struct shared {
     volatile ringbuf_status status;
     volatile uint64_t got; /* id of the message in the child's hands, 0: none */
     volatile uint8_t buffer[16384];
+    /* Of a batch that the child has taken: ids and attempts, and how many of them, from the first on, it has ended or given back. */
+    volatile uint64_t batch[BATCH];
+    volatile uint32_t attempts[BATCH];
+    volatile uint32_t ended, given_back;
+    volatile bool ending, giving_back;
 };
 static struct shared *shared;
 static char directory[64];
-static uint32_t passed_ever[RBI_POINT_COUNT];
+
+/** What the workers share. */
+struct work {
+    atomic_size_t next_scenario;
+    atomic_uint cases, missed;
+    _Atomic uint32_t passed_ever[RBI_POINT_COUNT];
+};
+static struct work *work;
+static const char *only; /* scenarios with this in their names; NULL: all */
 
 /* ---- messages: an id, a size that follows from it, and a filling that is checked ---- */
 
@@ -78,13 +97,14 @@ static uint64_t check(const volatile uint8_t *bytes, size_t size)
 static ringbuf *survivor;
 static uint64_t next_id;
 static unsigned taken_by_bystanders;
-static unsigned missed; /* cases whose child did not come to its point again */
 static bool reaches_nobody[MESSAGES]; /* never put, or consumed by one that died */
 static uint64_t delivered[MESSAGES];
 static size_t deliveries;
+static uint32_t attempts_seen[MESSAGES]; /* of those that were delivered after the death of one with a batch in hand */
 static pid_t bystanders[4];
 static int bystander_count;
 static int listened_by = -1; /* the survivor's descriptor for items, if it listens */
+static int room_by = -1;     /* and the one for room */
 
 static ringbuf_options options(void)
 {
@@ -173,6 +193,8 @@ static void hook(enum rbi_point point)
         raise(SIGSTOP);
     }
     uint32_t times = shared->passed[point]++;
+    if (shared->ending && (point == RBI_POINT_released || point == RBI_POINT_run_ended)) shared->ended++;
+    if (shared->giving_back && (point == RBI_POINT_given_back || point == RBI_POINT_run_returned)) shared->given_back++;
     if (shared->how == COUNT || point != shared->point || times != shared->occurrence) return;
     if (shared->how == KILL) kill(getpid(), SIGKILL);
     else raise(SIGSTOP);
@@ -276,6 +298,63 @@ static void operate_put_all(ringbuf *rb)
     shared->status = ringbuf_put_all(rb, messages, BATCH, RINGBUF_FOREVER);
 }
 
+/** The same, each message in three parts, the first of them empty. */
+static void operate_put_all_parts(ringbuf *rb)
+{
+    static uint8_t bytes[BATCH][LARGEST];
+    ringbuf_part parts[3 * BATCH];
+    size_t part_counts[BATCH];
+    for (size_t i = 0; i < BATCH; i++) {
+        size_t size = fill(bytes[i], next_id + i);
+        part_counts[i] = 3;
+        parts[3 * i] = (ringbuf_part){.data = NULL, .size = 0};
+        parts[3 * i + 1] = (ringbuf_part){.data = bytes[i], .size = 9};
+        parts[3 * i + 2] = (ringbuf_part){.data = bytes[i] + 9, .size = size - 9};
+    }
+    shared->status = ringbuf_put_all_parts(rb, parts, part_counts, BATCH, RINGBUF_FOREVER);
+}
+
+static bool puts_a_batch(void (*operate)(ringbuf *)) { return operate == operate_put_all || operate == operate_put_all_parts; }
+
+/** Take up to BATCH messages and note which; the largest are read where they lie.  Returns how many. */
+static size_t take_batch(ringbuf *rb, ringbuf_message *messages)
+{
+    size_t count;
+    shared->status = ringbuf_take_many(rb, messages, &count, BATCH, SIZE_MAX, (void *)(uintptr_t)shared->buffer, 1000, RINGBUF_FOREVER);
+    for (size_t i = 0; i < count; i++) {
+        shared->attempts[i] = messages[i].attempts;
+        if (messages[i].size >= 8) memcpy((void *)(uintptr_t)&shared->batch[i], messages[i].data, 8);
+    }
+    return count;
+}
+
+static void operate_take_many_and_ack_all(ringbuf *rb)
+{
+    ringbuf_message messages[BATCH];
+    size_t count = take_batch(rb, messages);
+    if (shared->status != RINGBUF_OK) return;
+    shared->ending = true;
+    shared->status = ringbuf_ack_all(rb, messages, count);
+    shared->ending = false;
+}
+
+static void operate_take_many_and_return_all(ringbuf *rb)
+{
+    ringbuf_message messages[BATCH];
+    size_t count = take_batch(rb, messages);
+    if (shared->status != RINGBUF_OK) return;
+    shared->giving_back = true;
+    shared->status = ringbuf_return_all(rb, messages, count);
+    shared->giving_back = false;
+}
+
+static void operate_take_many_and_close(ringbuf *rb)
+{
+    ringbuf_message messages[BATCH];
+    take_batch(rb, messages);
+    ringbuf_close(rb);
+}
+
 static void operate_reserve_and_abort(ringbuf *rb)
 {
     ringbuf_reservation reservation;
@@ -372,6 +451,8 @@ enum role {
     ENDS = 8, /* the queue is shut down or gone afterwards */
     ALONE = 16,
     LEASES = 32, /* with GETS: what it gets is moved into the arena first */
+    BATCHES = 64, /* with GETS or TAKES: several at once */
+    MAKES_ROOM = 128,
 };
 
 struct scenario {
@@ -398,6 +479,7 @@ static void add_bystander(void (*operate)(ringbuf *), enum rbi_point point, enum
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* also if it is stopped */
         rbi_point_hook = hook;
         ringbuf *rb = attach();
         memset((void *)(uintptr_t)shared->passed, 0, sizeof shared->passed);
@@ -456,6 +538,14 @@ static ringbuf_reservation all_of_the_arena;
 static void fill_the_arena(void)
 {
     be_about_to_put_a_large_one();
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_reserve(survivor, &all_of_the_arena, (ARENA_BLOCKS - 2) * 4096, 0));
+}
+
+/** A batch of a short and a long run: room for the first of them only. */
+static void fill_the_arena_but_for_one_run(void)
+{
+    fill_partly();
+    skip_to(LARGE_ID - 1);
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_reserve(survivor, &all_of_the_arena, (ARENA_BLOCKS - 2) * 4096, 0));
 }
 
@@ -655,13 +745,63 @@ static void leave_an_empty_queue_of_the_dead(void)
     waitpid(bystanders[bystander_count], NULL, 0);
 }
 
+/* ---- states for batches: a batch takes the first three ---- */
+
+static void put_from(uint64_t id, int count)
+{
+    skip_to(id);
+    for (int i = 0; i < count; i++) survivor_puts();
+}
+
+static void put_small_ones(void) { put_from(1, 5); }
+static void put_a_mix(void) { put_from(LARGE_ID - 2, 5); }                       /* ring, arena, arena; ring, ring */
+static void put_a_mix_that_begins_in_the_arena(void) { put_from(LARGE_ID - 1, 5); } /* arena, arena, ring; ring, ring */
+
+static void put_large_ones(void)
+{
+    for (uint64_t i = 0; i < 4; i++) put_from(LARGE_ID + 8 * i, 1);
+}
+
+static void put_across_the_wrap(void)
+{
+    go_to_the_wrap();
+    put_from(8, 4);
+}
+
+/** Two cells before the position after which they begin anew at 0.  Nobody else is attached yet. */
+static void stand_before_the_last_position(void) { rbi_ring_start_at(&survivor->ring, (uint64_t)0 - 2); }
+
+static void put_across_the_last_position(void)
+{
+    stand_before_the_last_position();
+    put_small_ones();
+}
+
+static void stand_before_the_last_position_and_a_mix(void)
+{
+    stand_before_the_last_position();
+    skip_to(LARGE_ID - 2);
+}
+
+static void return_one_and_put_more(void)
+{
+    return_one();
+    put_from(next_id, 2);
+}
+
+static void return_a_lease_and_put_more(void)
+{
+    return_a_lease();
+    put_from(next_id, 2);
+}
+
 /* ---- states with a listener ---- */
 
 /** The survivor listens for everything, and the descriptor shows what is there. */
 static void begin_to_listen(void)
 {
     int fd;
-    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_changes_fd(survivor, RINGBUF_ROOM, &fd));
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_changes_fd(survivor, RINGBUF_ROOM, &room_by));
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_changes_fd(survivor, RINGBUF_DONE, &fd));
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_items_fd(survivor, &listened_by));
 }
@@ -714,6 +854,18 @@ static void listen_and_go_round(void)
     go_round_and_empty_the_first_lane();
 }
 
+static void put_a_mix_and_listen(void)
+{
+    put_a_mix();
+    begin_to_listen();
+}
+
+static void put_large_ones_and_listen(void)
+{
+    put_large_ones();
+    begin_to_listen();
+}
+
 static void listen_and_leave_the_dead(void)
 {
     begin_to_listen();
@@ -726,6 +878,14 @@ static void leave_dead_listeners(void)
                                             RBI_POINT_listeners_set, RBI_POINT_flag_alone, RBI_POINT_flag_removed};
     for (size_t i = 0; i < sizeof deaths / sizeof *deaths; i++) add_bystander(operate_listen_and_close, deaths[i], KILL);
     fill_partly();
+}
+
+/** Who waits for room has been told of it. */
+static void check_room(unsigned role, const char *when)
+{
+    if (room_by < 0 || !(role & MAKES_ROOM)) return;
+    struct pollfd polled = {.fd = room_by, .events = POLLIN};
+    TEST_ASSERT_EQUAL_INT_MESSAGE(1, poll(&polled, 1, 0), when);
 }
 
 /** Whether the survivor's descriptor shows what is there. */
@@ -741,6 +901,19 @@ static void check_level(const char *when)
 #define STATES(name, operate, role, ...)                                                                                   \
     {name " empty", leave_empty, operate, role, -1, NULL, ##__VA_ARGS__}, {name " partly full", fill_partly, operate, role, -1, NULL, NULL}, \
     {name " full", fill_up, operate, role, -1, NULL, get_one}, {name " at the wrap", go_to_the_wrap, operate, role, -1, NULL, NULL}
+
+#define BATCH_STATES(name, operate, role)                                                                                   \
+    {name ", empty", leave_empty, operate, role | BATCHES, -1, NULL, put_one},                                              \
+    {name ", all there is", fill_partly, operate, role | BATCHES, -1, NULL, NULL},                                          \
+    {name ", some of what there is", put_small_ones, operate, role | BATCHES, -1, NULL, NULL},                              \
+    {name ", full", fill_up, operate, role | BATCHES, -1, NULL, NULL},                                                      \
+    {name ", large ones", put_large_ones, operate, role | BATCHES, -1, NULL, NULL},                                         \
+    {name ", a mix", put_a_mix, operate, role | BATCHES, -1, NULL, NULL},                                                   \
+    {name ", a mix the other way round", put_a_mix_that_begins_in_the_arena, operate, role | BATCHES, -1, NULL, NULL},      \
+    {name ", at the wrap", put_across_the_wrap, operate, role | BATCHES, -1, NULL, NULL},                                   \
+    {name ", across the last position", put_across_the_last_position, operate, role | BATCHES, -1, NULL, NULL},             \
+    {name ", first a returned one", return_one_and_put_more, operate, role | BATCHES, -1, NULL, NULL},                      \
+    {name ", first a returned lease", return_a_lease_and_put_more, operate, role | BATCHES, -1, NULL, NULL}
 
 static const struct scenario scenarios[] = {
     STATES("put", operate_put, PUTS, NULL),
@@ -759,6 +932,25 @@ static const struct scenario scenarios[] = {
     {"put all, large ones, too", be_about_to_put_a_large_one, operate_put_all, PUTS, -1, NULL, NULL},
     {"put all late", leave_empty, operate_put_all, PUTS, RBI_POINT_claimed, go_past_the_claims, NULL},
     {"put all into a full arena", fill_the_arena, operate_put_all, PUTS, -1, NULL, make_room_in_the_arena},
+    {"put all, all late", leave_empty, operate_put_all, PUTS, RBI_POINT_payload_written, go_past_the_claims, NULL},
+    {"put all, all late, large ones, too", skip_to_a_large_one, operate_put_all, PUTS, RBI_POINT_payload_written, go_past_the_claims, NULL},
+    {"put all into an arena with room for one", fill_the_arena_but_for_one_run, operate_put_all, PUTS, -1, NULL, make_room_in_the_arena},
+    {"put all across the last position", stand_before_the_last_position, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put all, large ones, too, across the last position", stand_before_the_last_position_and_a_mix, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put all round a stopped consumer", be_stuck, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put all after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put all into a shutdown", leave_empty, operate_put_all, PUTS | ENDS, RBI_POINT_claimed, shut_down, NULL},
+    {"put all, large ones, too, into a shutdown", skip_to_a_large_one, operate_put_all, PUTS | ENDS, RBI_POINT_claimed, shut_down, NULL},
+    {"put all in parts", be_about_to_put_a_large_one, operate_put_all_parts, PUTS, -1, NULL, NULL},
+    {"put all in parts at the wrap", go_to_the_wrap, operate_put_all_parts, PUTS, -1, NULL, NULL},
+    BATCH_STATES("take many and ack all", operate_take_many_and_ack_all, GETS),
+    BATCH_STATES("take many and return all", operate_take_many_and_return_all, TAKES),
+    {"take many and close", put_a_mix, operate_take_many_and_close, TAKES | BATCHES, -1, NULL, NULL},
+    {"take many and ack all, past a stopped producer", leave_a_stopped_claimer, operate_take_many_and_ack_all, GETS | BATCHES, -1, NULL, NULL},
+    {"take many and ack all, from two lanes", go_round, operate_take_many_and_ack_all, GETS | BATCHES, -1, NULL, NULL},
+    {"take many and return all, from two lanes", go_round, operate_take_many_and_return_all, TAKES | BATCHES, -1, NULL, NULL},
+    {"take many and ack all, after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_take_many_and_ack_all, GETS | BATCHES, -1,
+     NULL, NULL},
     {"put a large message", be_about_to_put_a_large_one, operate_put, PUTS, -1, NULL, NULL},
     {"put a large message late", skip_to_a_large_one, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
     {"put a large message into a full arena", fill_the_arena, operate_put, PUTS, -1, NULL, make_room_in_the_arena},
@@ -801,6 +993,22 @@ static const struct scenario scenarios[] = {
     {"put more before one who listens", listen_and_put_some, operate_put, PUTS, -1, NULL, NULL},
     {"put late before one who listens", begin_to_listen, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
     {"put all before one who listens", begin_to_listen, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put all, large ones, too, where messages are, before one who listens", put_a_mix_and_listen, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put all late before one who listens", begin_to_listen, operate_put_all, PUTS, RBI_POINT_payload_written, go_past_the_claims, NULL},
+    {"put all into a shutdown before one who listens", begin_to_listen, operate_put_all, PUTS | ENDS, RBI_POINT_claimed, shut_down, NULL},
+    {"take many and ack all, all there is, before one who listens", listen_and_put_some, operate_take_many_and_ack_all,
+     GETS | BATCHES | MAKES_ROOM, -1, NULL, NULL},
+    {"take many and ack all, some of a mix, before one who listens", put_a_mix_and_listen, operate_take_many_and_ack_all,
+     GETS | BATCHES | MAKES_ROOM, -1, NULL, NULL},
+    {"take many and ack all, large ones, before one who listens", put_large_ones_and_listen, operate_take_many_and_ack_all,
+     GETS | BATCHES | MAKES_ROOM, -1, NULL, NULL},
+    {"take many and ack all before one who listens for room", listen_and_fill_up, operate_take_many_and_ack_all,
+     GETS | BATCHES | MAKES_ROOM, -1, NULL, NULL},
+    {"take many and return all before one who listens", listen_and_put_some, operate_take_many_and_return_all, TAKES | BATCHES, -1, NULL,
+     NULL},
+    {"take many and return all, some of a mix, before one who listens", put_a_mix_and_listen, operate_take_many_and_return_all,
+     TAKES | BATCHES, -1, NULL, NULL},
+    {"take many and close before one who listens", listen_and_put_some, operate_take_many_and_close, TAKES | BATCHES, -1, NULL, NULL},
     {"put into a full arena before one who listens", listen_and_fill_the_arena, operate_put, PUTS, -1, NULL, make_room_in_the_arena},
     {"get the last before one who listens", listen_and_put_one, operate_get, GETS, -1, NULL, NULL},
     {"get one of several before one who listens", listen_and_put_some, operate_get, GETS, -1, NULL, NULL},
@@ -852,6 +1060,7 @@ static pid_t run_child(const struct scenario *scenario, enum how how, enum rbi_p
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* also if it is stopped */
         rbi_point_hook = hook;
         bool attaches = scenario->operate == operate_attach || scenario->operate == operate_create;
         ringbuf *rb = attaches ? NULL : attach();
@@ -953,6 +1162,14 @@ static bool consumed(const struct scenario *scenario)
     return shared->passed[in_arena ? RBI_POINT_run_ended : RBI_POINT_released];
 }
 
+/** Whether the child, which takes several, has consumed this one. */
+static bool ended_in_a_batch(uint64_t id)
+{
+    for (uint32_t i = 0; i < BATCH && i < shared->ended; i++)
+        if (shared->batch[i] == id) return true;
+    return false;
+}
+
 /** Every message: put by the survivor (before next_id) or by the child (next_id). */
 static void account(const struct scenario *scenario, bool claimer_stopped)
 {
@@ -963,19 +1180,24 @@ static void account(const struct scenario *scenario, bool claimer_stopped)
             TEST_ASSERT_EQUAL_UINT_MESSAGE(0, times_delivered(id), "a message that reaches nobody");
             continue;
         }
-        unsigned expected = scenario->role & GETS && childs == id && consumed(scenario) ? 0 : 1;
+        bool gone = scenario->role & BATCHES ? ended_in_a_batch(id) : scenario->role & GETS && childs == id && consumed(scenario);
+        unsigned expected = gone ? 0 : 1;
         TEST_ASSERT_EQUAL_UINT_MESSAGE(expected, times_delivered(id), "a message of the survivor");
     }
     if (scenario->role & PUTS) {
         uint32_t published = shared->passed[RBI_POINT_published] + shared->passed[RBI_POINT_published_late];
-        uint32_t wanted = scenario->operate == operate_put_all ? BATCH : 1;
-        if (shared->finished) TEST_ASSERT_EQUAL_UINT32(wanted, published);
+        uint32_t wanted = puts_a_batch(scenario->operate) ? BATCH : 1;
+        if (shared->finished && shared->status == RINGBUF_OK) TEST_ASSERT_EQUAL_UINT32(wanted, published);
+        if (shared->finished && scenario->role & ENDS) TEST_ASSERT_EQUAL_UINT32(shared->status == RINGBUF_OK ? wanted : 0, published);
+        else if (shared->finished) TEST_ASSERT_EQUAL_INT(RINGBUF_OK, shared->status);
+        /* None of them is a message before all are claimed. */
+        if (published) TEST_ASSERT_GREATER_OR_EQUAL_UINT32(wanted, shared->passed[RBI_POINT_claimed]);
         for (uint32_t i = 0; i < wanted; i++)
             TEST_ASSERT_EQUAL_UINT_MESSAGE(i < published, times_delivered(next_id + i), "the child's message");
     }
     /* In order: only a late publication, or the messages that were in the hands of a child, may come after younger ones. */
     if (scenario->at_prelude || claimer_stopped || shared->how == STOP) return;
-    unsigned in_hands = taken_by_bystanders + (scenario->role & (GETS | TAKES) ? 1 : 0);
+    unsigned in_hands = taken_by_bystanders + (scenario->role & BATCHES ? BATCH : scenario->role & (GETS | TAKES) ? 1 : 0);
     uint64_t last = 0;
     for (size_t i = 0; i < deliveries; i++) {
         if (delivered[i] > last) {
@@ -984,6 +1206,57 @@ static void account(const struct scenario *scenario, bool claimer_stopped)
             TEST_ASSERT_NOT_EQUAL_MESSAGE(0, in_hands, "out of order");
             in_hands--;
         }
+    }
+}
+
+/** The survivor takes and ends everything, and notes how often each message had been taken. */
+static void drain_and_note_attempts(void)
+{
+    uint8_t bytes[16384];
+    ringbuf_message message;
+    while (message = (ringbuf_message){.buffer = bytes, .capacity = sizeof bytes}, ringbuf_take(survivor, &message, 0) == RINGBUF_OK) {
+        if (message.size >= 8) {
+            TEST_ASSERT_LESS_THAN(MESSAGES, deliveries);
+            uint64_t id = check(message.data, message.size);
+            attempts_seen[id] = message.attempts;
+            delivered[deliveries++] = id;
+        }
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_ack(survivor, &message));
+    }
+}
+
+/** Of a batch whose taker died, everything has been delivered to the survivor: what was given back counts as untouched, what was not
+ *  as one attempt more; and the one that it was just giving back as the one or the other. */
+static void check_attempts_of_the_batch(void)
+{
+    for (uint32_t i = 0; i < BATCH; i++) {
+        uint64_t id = shared->batch[i];
+        if (id == 0 || ended_in_a_batch(id)) continue;
+        bool just_then = shared->giving_back && i == shared->given_back;
+        uint32_t expected = shared->attempts[i] + (i < shared->given_back ? 0 : 1);
+        if (just_then && attempts_seen[id] + 1 == expected) continue;
+        TEST_ASSERT_EQUAL_UINT32_MESSAGE(expected, attempts_seen[id], "the attempts of one of a batch");
+    }
+}
+
+/** Of what lies in the ring, and of what lies in the arena, each in the order of the puts.  A large message whose record had not been
+ *  released when its taker died is one of the ring. */
+static void check_order_of_a_batch(const struct scenario *scenario, enum how how)
+{
+    static const enum rbi_point before_the_release[] = {RBI_POINT_taken, RBI_POINT_head_moved, RBI_POINT_run_leased, RBI_POINT_attempt_counted};
+    bool one_is_of_the_ring = false;
+    for (size_t i = 0; how == KILL && i < sizeof before_the_release / sizeof *before_the_release; i++)
+        one_is_of_the_ring |= shared->point == before_the_release[i];
+    uint64_t last_small = 0, last_large = 0;
+    for (size_t i = 0; i < deliveries; i++) {
+        bool was_leased = delivered[i] == 1 && scenario->arrange == return_a_lease_and_put_more;
+        bool large = was_leased || size_of_id(delivered[i]) > RING_LIMIT;
+        uint64_t *last = large ? &last_large : &last_small;
+        if (delivered[i] < *last) {
+            TEST_ASSERT_TRUE_MESSAGE(large && one_is_of_the_ring, "a batch came back out of order");
+            one_is_of_the_ring = false;
+        }
+        *last = delivered[i];
     }
 }
 
@@ -1008,8 +1281,9 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     next_id = 1;
     memset(reaches_nobody, 0, sizeof reaches_nobody);
     all_of_the_arena.data = NULL;
+    memset(attempts_seen, 0, sizeof attempts_seen);
     taken_by_bystanders = 0;
-    listened_by = -1;
+    listened_by = room_by = -1;
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_create(&survivor, "q", &with));
     if (scenario->arrange != leave_alone) scenario->arrange();
     memset((void *)(uintptr_t)shared->buffer, 0, sizeof shared->buffer);
@@ -1021,16 +1295,18 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     uint64_t behind = scenario->at_prelude == go_past_the_claim && shared->prelude_done ? next_id + 1 : 0;
     if (scenario->at_prelude == go_past_the_claims && shared->prelude_done) behind = next_id + BATCH;
 
-    /* How often one who waits looks, and reclaims, depends on time; and beside one who assists, also what it meets half done: then it
+    /* How often one who waits looks, sleeps and reclaims depends on time; and beside one who assists, also what it meets half done: then it
      * went whole past this occurrence. */
-    if (how != COUNT && (occurrence > 0 || scenario->assist) && WIFEXITED(state) && WEXITSTATUS(state) == 0) {
+    bool by_time = occurrence > 0 || scenario->assist || scenario->arrange == be_stuck ||
+                   scenario->arrange == go_round_three_times_and_be_stuck;
+    if (how != COUNT && by_time && WIFEXITED(state) && WEXITSTATUS(state) == 0) {
         how = COUNT;
-        missed++;
+        atomic_fetch_add(&work->missed, 1); /* it did not come to its point again */
     }
     if (how == COUNT) {
         TEST_ASSERT_TRUE_MESSAGE(WIFEXITED(state) && WEXITSTATUS(state) == 0, "the operation failed unhurt");
         TEST_ASSERT_TRUE(shared->finished);
-        for (int i = 0; i < RBI_POINT_COUNT; i++) passed_ever[i] += shared->passed[i];
+        for (int i = 0; i < RBI_POINT_COUNT; i++) atomic_fetch_add(&work->passed_ever[i], shared->passed[i]);
     } else if (how == KILL) {
         TEST_ASSERT_TRUE_MESSAGE(WIFSIGNALED(state) && WTERMSIG(state) == SIGKILL, "the child did not come to the point");
     } else {
@@ -1041,8 +1317,18 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     if (how == KILL && listened_by >= 0) {
         TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_recover(survivor, &recovered));
         check_level("the descriptor is wrong after the recovery");
+        check_room(scenario->role, "nobody was told of the room that a recovery has made");
     }
-    if (how == COUNT) check_level("the descriptor is wrong after the operation");
+    if (how == COUNT) {
+        check_level("the descriptor is wrong after the operation");
+        check_room(scenario->role, "nobody was told of the room that the operation has made");
+    }
+    bool all_is_back = scenario->role & BATCHES && bystander_count == 0 && taken_by_bystanders == 0;
+    if (how == KILL && all_is_back) {
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_recover(survivor, &recovered));
+        drain_and_note_attempts();
+        check_attempts_of_the_batch();
+    }
     if (scenario->role & ALONE) {
         if (how == STOP) {
             kill(child, SIGCONT);
@@ -1074,6 +1360,7 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     check_level("the descriptor is wrong when all is drained");
     if (behind) TEST_ASSERT_EQUAL_UINT(1, times_delivered(behind));
     account(scenario, claimer_stopped);
+    if (how != STOP && all_is_back) check_order_of_a_batch(scenario, how);
     uint64_t items = 99;
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_size(survivor, &items));
     TEST_ASSERT_EQUAL_UINT64(0, items);
@@ -1090,20 +1377,67 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     Unity.CurrentDetail1 = NULL;
 }
 
-static void run_everywhere(enum how how)
+/** Go through scenarios that no other worker has gone through. */
+static void run_some(enum how how)
 {
-    unsigned cases = 0;
-    missed = 0;
-    for (size_t s = 0; s < sizeof scenarios / sizeof *scenarios; s++) {
+    const size_t count = sizeof scenarios / sizeof *scenarios;
+    for (size_t s; (s = atomic_fetch_add(&work->next_scenario, 1)) < count;) {
         const struct scenario *scenario = &scenarios[s];
+        if (only && !strstr(scenario->name, only)) continue;
         run(scenario, COUNT, RBI_POINT_put_began, 0);
         uint32_t passed[RBI_POINT_COUNT];
         memcpy(passed, (void *)(uintptr_t)shared->passed, sizeof passed);
         for (int point = 0; point < RBI_POINT_COUNT; point++)
-            for (uint32_t occurrence = 0; occurrence < passed[point] && occurrence < OCCURRENCES; occurrence++, cases++)
+            for (uint32_t occurrence = 0; occurrence < passed[point] && occurrence < OCCURRENCES; occurrence++) {
+                atomic_fetch_add(&work->cases, 1);
                 run(scenario, how, (enum rbi_point)point, occurrence);
+            }
     }
-    printf("%u cases of %s, %u of them not met a second time\n", cases, how == KILL ? "SIGKILL" : "SIGSTOP", missed);
+}
+
+/** One worker, in a process and with a directory of its own.  Exits with 0 if all went well; what did not is printed. */
+static _Noreturn void be_a_worker(enum how how)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    snprintf(directory, sizeof directory, "/dev/shm/ringbuf-crash-%d", (int)getpid());
+    if (mkdir(directory, 0700) != 0) _exit(2);
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) _exit(2);
+    volatile bool done = false;
+    if (TEST_PROTECT()) {
+        run_some(how);
+        done = true;
+    }
+    end_bystanders();
+    ringbuf_free(survivor);
+    survivor = NULL;
+    if (rmdir(directory) != 0 && done) {
+        printf("left in %s: FAIL\n", directory);
+        done = false;
+    }
+    fflush(NULL);
+    _exit(done ? 0 : 1);
+}
+
+static void run_everywhere(enum how how)
+{
+    pid_t workers[WORKERS];
+    atomic_store(&work->next_scenario, 0);
+    atomic_store(&work->cases, 0);
+    atomic_store(&work->missed, 0);
+    fflush(NULL);
+    for (int i = 0; i < WORKERS; i++)
+        if ((workers[i] = fork()) == 0) be_a_worker(how);
+    int failed = 0;
+    for (int i = 0; i < WORKERS; i++) {
+        int state;
+        TEST_ASSERT_EQUAL_INT(workers[i], waitpid(workers[i], &state, 0));
+        failed += !WIFEXITED(state) || WEXITSTATUS(state) != 0;
+    }
+    unsigned cases = atomic_load(&work->cases), missed = atomic_load(&work->missed);
+    printf("%zu scenarios, %u cases of %s, %u of them not met a second time\n", sizeof scenarios / sizeof *scenarios, cases,
+           how == KILL ? "SIGKILL" : "SIGSTOP", missed);
+    TEST_ASSERT_EQUAL_INT_MESSAGE(0, failed, "workers failed; each has printed why");
     TEST_ASSERT_LESS_THAN_UINT(cases / 50, missed);
 }
 
@@ -1114,33 +1448,23 @@ static void test_a_stop_at_any_point_of_any_operation_delays_nobody_and_loses_no
 static void test_every_point_was_passed_by_some_operation(void)
 {
     for (int point = 0; point < RBI_POINT_COUNT; point++)
-        TEST_ASSERT_NOT_EQUAL_MESSAGE(0, passed_ever[point], rbi_point_name((enum rbi_point)point));
+        TEST_ASSERT_NOT_EQUAL_MESSAGE(0, atomic_load(&work->passed_ever[point]), rbi_point_name((enum rbi_point)point));
 }
 
 void setUp(void) {}
 
-void tearDown(void)
-{
-    end_bystanders();
-    ringbuf_free(survivor);
-    survivor = NULL;
-}
+void tearDown(void) {}
 
-int main(void)
+/** test_crash [TEXT]: with TEXT only the scenarios that have it in their names, and not the question whether every point was passed. */
+int main(int argc, char **argv)
 {
+    if (argc > 1) only = argv[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
-    snprintf(directory, sizeof directory, "/dev/shm/ringbuf-crash-%d", (int)getpid());
-    if (mkdir(directory, 0700) != 0) return 1;
-    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (shared == MAP_FAILED) return 1;
+    work = mmap(NULL, sizeof *work, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (work == MAP_FAILED) return 1;
     UNITY_BEGIN();
     RUN_TEST(test_a_death_at_any_point_of_any_operation_harms_nobody);
     RUN_TEST(test_a_stop_at_any_point_of_any_operation_delays_nobody_and_loses_nothing);
-    RUN_TEST(test_every_point_was_passed_by_some_operation);
-    int failures = UNITY_END();
-    if (rmdir(directory) != 0) {
-        printf("left in %s: FAIL\n", directory);
-        failures++;
-    }
-    return failures;
+    if (!only) RUN_TEST(test_every_point_was_passed_by_some_operation);
+    return UNITY_END();
 }

@@ -2,6 +2,8 @@
  * those of the arena. */
 #include "support.h"
 
+#include "segment.h"
+
 #include <pthread.h>
 #include <sched.h>
 
@@ -514,6 +516,104 @@ static void test_a_message_given_back_wakes_a_blocked_get(void)
     ASSERT_OK(ringbuf_nack(queue, &a));
     ASSERT_OK(outcome_of(&call));
     TEST_ASSERT_EQUAL_STRING("a", call.buffer);
+}
+
+/** Somebody has announced himself and is about to sleep: the call changes the word that he will sleep on.  (Whether calls that wait come
+ *  back does not tell, for they look every 100 ms by themselves.) */
+#define ASSERT_WAKES(event, call)                                                                           \
+    do {                                                                                                    \
+        uint32_t key = rbi_event_announce(&queue->header->event);                                           \
+        ASSERT_OK(call);                                                                                    \
+        TEST_ASSERT_TRUE_MESSAGE(rbi_load_total32(&queue->header->event.word) != key, #call " wakes nobody"); \
+    } while (0)
+
+static void test_every_change_wakes_who_waits_for_it(void)
+{
+    static uint8_t large[2000];
+    char bytes[sizeof large];
+    ringbuf_part parts[3] = {{"one", 4}, {"two", 4}, {large, sizeof large}};
+    ringbuf_message message = {.buffer = NULL}, several[3];
+    ringbuf_reservation reservation;
+    size_t size, count;
+
+    ASSERT_WAKES(items, ringbuf_put(queue, "x", 2, 0));
+    ASSERT_WAKES(space, ringbuf_get(queue, &size, bytes, sizeof bytes, 0));
+    ASSERT_WAKES(tasks, ringbuf_task_done(queue));
+    ASSERT_WAKES(items, ringbuf_put(queue, large, sizeof large, 0));
+    ASSERT_WAKES(space, ringbuf_take(queue, &message, 0)); /* from now on it is in the arena only */
+    ASSERT_WAKES(items, ringbuf_nack(queue, &message));
+    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_WAKES(room, ringbuf_ack(queue, &message));
+    ASSERT_OK(ringbuf_reserve(queue, &reservation, sizeof large, 0));
+    ASSERT_WAKES(room, ringbuf_abort(queue, &reservation));
+    ASSERT_OK(ringbuf_reserve(queue, &reservation, sizeof large, 0));
+    ASSERT_WAKES(items, ringbuf_commit(queue, &reservation, sizeof large, 0));
+    ASSERT_OK(ringbuf_lease(queue, &message, 0));
+    ASSERT_OK(ringbuf_keep(queue, &message));
+    ASSERT_WAKES(room, ringbuf_release(queue, &message));
+    ASSERT_OK(ringbuf_reserve(queue, &reservation, sizeof large, 0));
+    ASSERT_WAKES(room, ringbuf_commit(queue, &reservation, 4, 0)); /* it went into the ring instead */
+    ASSERT_WAKES(space, ringbuf_lease(queue, &message, 0));
+    ASSERT_WAKES(items, ringbuf_nack(queue, &message));
+    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_WAKES(room, ringbuf_ack(queue, &message));
+    put(queue, "x");
+    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_WAKES(items, ringbuf_nack(queue, &message));
+    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_WAKES(space, ringbuf_ack(queue, &message));
+
+    ASSERT_WAKES(items, ringbuf_put_all(queue, parts, 3, 0));
+    ASSERT_WAKES(space, ringbuf_take_many(queue, several, &count, 3, SIZE_MAX, NULL, 0, 0)); /* the large one's record */
+    ASSERT_WAKES(items, ringbuf_return_all(queue, several, count));
+    ASSERT_OK(ringbuf_take_many(queue, several, &count, 3, SIZE_MAX, NULL, 0, 0));
+    TEST_ASSERT_EQUAL_UINT64(3, count);
+    ASSERT_WAKES(space, ringbuf_ack_all(queue, several, 2));
+    ASSERT_WAKES(room, ringbuf_ack_all(queue, several + 2, 1));
+
+    put(queue, "x");
+    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_WAKES(items, ringbuf_shutdown(queue, 0));
+    ASSERT_WAKES(space, ringbuf_shutdown(queue, 1));
+    ASSERT_WAKES(room, ringbuf_shutdown(queue, 1));
+    ASSERT_WAKES(tasks, ringbuf_shutdown(queue, 1));
+    ASSERT_WAKES(tasks, ringbuf_nack(queue, &message)); /* it is thrown away, and a join waited for nothing else */
+}
+
+/** A sleeper who does not look by himself. */
+static void *sleep_until_woken(void *status)
+{
+    uint32_t key = rbi_event_announce(&queue->header->items);
+    *(ringbuf_status *)status = rbi_event_sleep(&queue->header->items, key, in_ms(20000));
+    return NULL;
+}
+
+static void *get_one_in_a_thread(void *status)
+{
+    char bytes[16];
+    size_t size;
+    *(ringbuf_status *)status = ringbuf_get(queue, &size, bytes, sizeof bytes, in_ms(20000));
+    return NULL;
+}
+
+static void test_one_wake_for_several_messages_is_passed_on_to_the_next_sleeper(void)
+{
+    ringbuf_part parts[2] = {{"a", 2}, {"b", 2}};
+    for (int round = 0; round < 8; round++) { /* the one who gets is not always the first to be woken */
+        pthread_t getter, sleeper;
+        ringbuf_status got, slept;
+        uint64_t sleeps = stats_of(queue).sleeps;
+        TEST_ASSERT_EQUAL_INT(0, pthread_create(&getter, NULL, get_one_in_a_thread, &got));
+        while (stats_of(queue).sleeps == sleeps) nap_ms(1);
+        TEST_ASSERT_EQUAL_INT(0, pthread_create(&sleeper, NULL, sleep_until_woken, &slept));
+        nap_ms(2);
+        ASSERT_OK(ringbuf_put_all(queue, parts, 2, 0));
+        pthread_join(getter, NULL);
+        pthread_join(sleeper, NULL);
+        ASSERT_OK(got);
+        ASSERT_OK(slept);
+        ASSERT_OK(get_until(queue, 0));
+    }
 }
 
 static void test_closing_gives_back_what_was_taken_also_to_who_waits(void)
@@ -1265,6 +1365,8 @@ int main(void)
     RUN_TEST(test_a_message_can_be_ended_once_only_and_only_by_its_taker);
     RUN_TEST(test_a_message_given_back_is_the_next_one_delivered);
     RUN_TEST(test_a_message_given_back_wakes_a_blocked_get);
+    RUN_TEST(test_every_change_wakes_who_waits_for_it);
+    RUN_TEST(test_one_wake_for_several_messages_is_passed_on_to_the_next_sleeper);
     RUN_TEST(test_closing_gives_back_what_was_taken_also_to_who_waits);
     RUN_TEST(test_closing_ends_every_blocked_call_on_that_handle_only);
     RUN_TEST(test_every_call_on_a_closed_handle_says_so);

@@ -382,6 +382,37 @@ static void test_a_batch_raises_it_and_the_last_of_the_batch_lowers_it(void)
     ringbuf_free(rb);
 }
 
+static void test_a_batch_that_takes_the_last_lowers_it_and_one_that_is_returned_raises_it(void)
+{
+    static char large[LARGE];
+    ringbuf *rb = create();
+    ringbuf *other = attach();
+    int fd = items_fd(rb);
+    ringbuf_part messages[] = {{"one", 4}, {large, sizeof large}, {"three", 6}, {"four", 5}};
+    ringbuf_message taken[4];
+    size_t count;
+    ASSERT_OK(ringbuf_put_all(rb, messages, 4, 0));
+    ASSERT_OK(ringbuf_take_many(other, taken, &count, 3, SIZE_MAX, NULL, 0, 0));
+    ASSERT_UP(fd);
+    ASSERT_OK(ringbuf_return_all(other, taken, count));
+    ASSERT_UP(fd);
+    ASSERT_OK(ringbuf_take_many(other, taken, &count, 4, SIZE_MAX, NULL, 0, 0));
+    TEST_ASSERT_EQUAL_UINT64(4, count);
+    ASSERT_DOWN(fd);
+    ASSERT_OK(ringbuf_return_all(other, taken + 2, 2));
+    ASSERT_UP(fd);
+    ASSERT_OK(ringbuf_ack_all(other, taken, 2));
+    ASSERT_UP(fd);
+    ASSERT_OK(ringbuf_take_many(other, taken, &count, 4, SIZE_MAX, NULL, 0, 0));
+    TEST_ASSERT_EQUAL_UINT64(2, count);
+    ASSERT_DOWN(fd);
+    ASSERT_OK(ringbuf_ack_all(other, taken, count));
+    ASSERT_DOWN(fd);
+    ringbuf_free(other);
+    ASSERT_DOWN(fd);
+    ringbuf_free(rb);
+}
+
 static void test_a_batch_that_found_no_room_leaves_it_as_it_was(void)
 {
     ringbuf *rb = create();
@@ -1450,6 +1481,7 @@ int main(void)
     RUN_TEST(test_a_lease_lowers_it_and_its_return_to_the_arena_raises_it);
     RUN_TEST(test_a_message_that_is_too_large_for_the_buffer_leaves_it_up);
     RUN_TEST(test_a_batch_raises_it_and_the_last_of_the_batch_lowers_it);
+    RUN_TEST(test_a_batch_that_takes_the_last_lowers_it_and_one_that_is_returned_raises_it);
     RUN_TEST(test_a_batch_that_found_no_room_leaves_it_as_it_was);
     RUN_TEST(test_a_reservation_is_seen_when_it_is_committed);
     RUN_TEST(test_a_queue_of_one_item_is_as_exact);

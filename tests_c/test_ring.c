@@ -1305,6 +1305,28 @@ static void test_a_record_held_in_a_ring_full_of_nothing_else_is_stuck_and_can_b
     assert_count(0);
 }
 
+static void test_who_looks_for_room_sees_that_of_the_next_lane_where_one_was_closed(void)
+{
+    small_ring();
+    put("held");
+    struct rbi_record held = take("held");
+    get_stuck();
+    for (int round = 0; round < 2 * RBI_LANES; round++) { /* also into lanes that were in use before */
+        TEST_ASSERT_FALSE(rbi_ring_has_room_for(&ring, 2, 2));
+        TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+        TEST_ASSERT_TRUE(rbi_ring_has_room_for(&ring, 2, 2));
+        TEST_ASSERT_FALSE(rbi_ring_has_room_for(&ring, SMALL_RING, 2));
+        put("next");
+        struct rbi_record next = take("next");
+        rbi_ring_release(&ring, &held);
+        held = next;
+        get_stuck();
+    }
+    rbi_ring_release(&ring, &held);
+    assert_take(RBI_RING_EMPTY);
+    assert_count(0);
+}
+
 static void test_a_ring_full_of_messages_is_not_stuck(void)
 {
     small_ring();
@@ -1371,6 +1393,26 @@ static void test_as_many_records_as_there_are_spare_lanes_can_be_gone_round_and_
     get("all is well");
     assert_take(RBI_RING_EMPTY);
     assert_count(0);
+}
+
+static void test_a_lane_is_not_used_again_before_consumers_have_left_it(void)
+{
+    small_ring();
+    put("first");
+    struct rbi_record first = take("first");
+    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    rbi_ring_release(&ring, &first); /* nothing is left in the first lane, but nobody has come to its END */
+    for (int lane = 1; lane < RBI_LANES; lane++) {
+        TEST_ASSERT_TRUE(lane == 1 || rbi_ring_bypass(&ring));
+        ASSERT_DONE(put_number((uint64_t)lane, 8));
+    }
+    TEST_ASSERT_FALSE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_EQUAL_UINT64(0, rbi_load_total64(&order.get_epoch));
+    get_number(1, 8); /* now they have */
+    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    ASSERT_DONE(put_number(RBI_LANES, 8));
+    for (uint64_t number = 2; number <= RBI_LANES; number++) get_number(number, 8);
+    assert_empty();
 }
 
 static void test_lanes_can_be_changed_more_often_than_an_end_can_count(void)
@@ -1524,8 +1566,10 @@ static void test_a_head_beyond_tail_counts_as_empty(void)
 {
     small_ring();
     put("a");
-    rbi_store_total64(&cursors->head, rbi_load_total64(&cursors->tail) + 5);
+    const uint64_t items = (uint64_t)1 << (63 - SMALL_RING_LOG2);
+    rbi_store_total64(&cursors->head, rbi_load_total64(&cursors->tail) + 2 * items + 5);
     assert_take(RBI_RING_EMPTY);
+    assert_count(0);
 }
 
 static void test_a_reclaim_more_than_a_ring_behind_is_corrupt_to_a_walk(void)
@@ -1882,10 +1926,12 @@ int main(void)
     RUN_TEST(test_recovery_sets_the_hint_for_a_returned_message_that_it_only_meets);
     RUN_TEST(test_recovery_works_in_a_full_ring);
     RUN_TEST(test_a_record_held_in_a_ring_full_of_nothing_else_is_stuck_and_can_be_gone_round);
+    RUN_TEST(test_who_looks_for_room_sees_that_of_the_next_lane_where_one_was_closed);
     RUN_TEST(test_a_ring_full_of_messages_is_not_stuck);
     RUN_TEST(test_messages_of_a_closed_lane_come_before_those_of_the_next);
     RUN_TEST(test_what_is_given_back_in_a_closed_lane_is_delivered_before_the_next_lane);
     RUN_TEST(test_as_many_records_as_there_are_spare_lanes_can_be_gone_round_and_no_more);
+    RUN_TEST(test_a_lane_is_not_used_again_before_consumers_have_left_it);
     RUN_TEST(test_lanes_can_be_changed_more_often_than_an_end_can_count);
     RUN_TEST(test_max_items_holds_across_lanes);
     RUN_TEST(test_a_claim_beyond_the_reserved_pages_says_how_many_are_needed_and_changes_nothing);
