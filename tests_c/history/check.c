@@ -40,7 +40,7 @@
  * given back waited; and, of two that were given back, the taking of the younger while the older one surely waited during the
  * whole call.  Not looked for are conflicts in which each of these calls has a moment, but the moments do not fit together.  A
  * message that may have been published late, that is after consumers went past it, comes before what was given back in the arena:
- * that pair is not judged.
+ * that pair is not judged if another put was under way at the same time.
  *   Sound, and lenient: a get or take of a killed process that had not yet copied its message.  It is not known what it had
  * taken, so it explains why a message came late, or why the queue seemed empty.  It explains no more messages than it can have
  * taken, by a matching, and only such as were put before the death.  What is explained forbids nothing until it is delivered.
@@ -1023,18 +1023,32 @@ static void demand(struct demands *demands, const struct union_of *together, con
         demands->all[demands->count++] = (struct demand){together, op, begun, ended, value, false};
 }
 
-/** Which values may have been published late: some other one, whose put had not ended before theirs began, was taken before
- *  theirs ended. */
+/** Two puts that began first. */
+struct first_puts {
+    int64_t begun_ns[2];
+    uint32_t ops[2];
+};
+
+static struct first_puts with_put(struct first_puts puts, int64_t begun_ns, uint32_t op)
+{
+    if (op == puts.ops[0] || op == puts.ops[1]) return puts; /* of one call, all begin at once */
+    if (begun_ns < puts.begun_ns[0]) return (struct first_puts){{begun_ns, puts.begun_ns[0]}, {op, puts.ops[0]}};
+    if (begun_ns < puts.begun_ns[1]) return (struct first_puts){{puts.begun_ns[0], begun_ns}, {puts.ops[0], op}};
+    return puts;
+}
+
+/** Which values may have been published late: another put was under way at the same time, so its message may have been claimed behind
+ *  and published before; whoever met it has gone past ours, and may have been stopped before he took it. */
 static void note_late(const struct checker *checker, struct demands *demands)
 {
     struct moment *ends = allocate(checker->value_count, sizeof *ends);
-    int64_t *first_take = allocate(checker->value_count + 1, sizeof *first_take); /* of those from here on */
+    struct first_puts *first = allocate(checker->value_count + 1, sizeof *first); /* of those that end from here on */
     for (size_t i = 0; i < checker->value_count; i++) ends[i] = (struct moment){checker->values[i].put_ended, (uint32_t)i};
     qsort(ends, checker->value_count, sizeof *ends, moments_in_order);
-    first_take[checker->value_count] = NEVER;
+    first[checker->value_count] = (struct first_puts){{NEVER, NEVER}, {UINT32_MAX, UINT32_MAX}};
     for (size_t i = checker->value_count; i-- > 0;) {
-        first_take[i] = first_take[i + 1];
-        earlier(&first_take[i], checker->values[ends[i].value].take_begun);
+        const struct value *value = &checker->values[ends[i].value];
+        first[i] = with_put(first[i + 1], value->put_begun, value->op);
     }
     for (size_t i = 0; i < demands->count; i++) {
         if (demands->all[i].value == NOBODY) continue;
@@ -1046,10 +1060,11 @@ static void note_late(const struct checker *checker, struct demands *demands)
             if (ends[middle].ns >= put->begun_ns) high = middle;
             else low = middle + 1;
         }
-        demands->all[i].perhaps_late = first_take[low] <= end_of(put);
+        int64_t begun_ns = first[low].begun_ns[first[low].ops[0] == value->op];
+        demands->all[i].perhaps_late = put->count > 1 || begun_ns <= end_of(put);
     }
     free(ends);
-    free(first_take);
+    free(first);
 }
 
 static int in_time(const void *one, const void *other)
