@@ -527,7 +527,8 @@ class Worker:
             )
             count, at_once = self.chance.randrange(200), self.one_in(3)
             reads, writes = os.pipe()
-            child = in_child(lambda: os.write(writes, _count_until_shutdown(q, os.getppid()).to_bytes(4, "little")), wait=False)
+            owner = os.getpid()  # asked here: we may be killed before the child asks
+            child = in_child(lambda: os.write(writes, _count_until_shutdown(q, owner).to_bytes(4, "little")), wait=False)
             put = 0
             for number in range(count):
                 try:

@@ -474,10 +474,10 @@ static void meet_stuck(void)
         end_execution(FINISHED);
     }
     self = me;
-    if (first > clock_ns) clock_ns = first;
+    if (first > clock_ns && first != INT64_MAX) clock_ns = first;
     if (model_trace) printf("      everybody sleeps; the clock goes on to %.3f ms\n", (double)clock_ns / 1e6);
     for (int p = 0; p < program->processes; p++) {
-        if (processes[p].state != SLEEPING || processes[p].deadline_ns > clock_ns) continue;
+        if (processes[p].state != SLEEPING || processes[p].deadline_ns > (first == INT64_MAX ? first : clock_ns)) continue;
         processes[p].state = RUNNABLE;
         processes[p].woken = false;
     }
@@ -507,7 +507,7 @@ static void schedule(bool goes_on)
             alternatives[count++].process = me;
         }
         for (int p = 0; p < program->processes && left.jumps != 0 && goers; p++) {
-            if (processes[p].state != SLEEPING) continue;
+            if (processes[p].state != SLEEPING || processes[p].deadline_ns == INT64_MAX) continue;
             alternatives[count].what = TIME;
             alternatives[count++].process = p;
         }

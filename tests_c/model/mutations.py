@@ -3,7 +3,7 @@
 Each mutation is a change of text in c/src that a tired author could make.  It is compiled with the explorer in place of the real file, and a
 scenario is explored that must fail.  A text that is not in the source any more, or a mutation that is not caught, is a failure.
 
-    python3 mutations.py --objects DIR --cc CC [--only NAME] [--list] [--jobs N] -- COMPILER FLAGS
+    python3 mutations.py --objects OBJECTS --cc CC [--only NAME]... [--list] [--jobs N] -- COMPILER FLAGS
 """
 
 import argparse
@@ -56,7 +56,7 @@ MUTATIONS = [
     Mutation(
         "tail is not read again after the word",
         "ring.c",
-        [("        if (rbi_load_total64(&lane->cursors->tail) != tail) continue; /* `word`", "        /* `word`")],
+        [("        if (rbi_load_total64(&lane->cursors->tail) != tail) continue; /* `word` may be of a later lap: see", "        /* see")],
         "lapped", "2,0,0,0",
     ),
     Mutation(
@@ -276,10 +276,11 @@ MUTATIONS = [
     ),
     # ---- orders that are weakened ----
     Mutation(
-        "[E1] the publish is relaxed",
+        "[E1] [E11] the publish and the size are relaxed",
         "ring.c",
         [("    if (rbi_cas_total64(&slot->word, claimed, word_with(claimed, 0, RBI_KIND_READY))) {",
-          "    if (rbi_load_relaxed64(&slot->word) == claimed) {\n        rbi_store_relaxed64(&slot->word, word_with(claimed, 0, RBI_KIND_READY));")],
+          "    if (rbi_load_relaxed64(&slot->word) == claimed) {\n        rbi_store_relaxed64(&slot->word, word_with(claimed, 0, RBI_KIND_READY));"),
+         ("    rbi_store_release64(&slot->size, record->size | (record->reference", "    rbi_store_relaxed64(&slot->size, record->size | (record->reference")],
         "one to one", "1,0,0,0",
     ),
     Mutation(
@@ -366,7 +367,7 @@ def run(mutation: Mutation, cc: str, objects: list[str], flags: list[str]) -> tu
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cc", default="cc")
-    parser.add_argument("--objects", default="", help="all objects of the explorer, separated by ;")
+    parser.add_argument("--objects", default="", help="all objects of the explorer, separated by |")
     parser.add_argument("--only", action="append", help="a mutation's name")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
@@ -378,7 +379,7 @@ def main() -> int:
         return 0
     missed = 0
     with concurrent.futures.ThreadPoolExecutor(wish.jobs) as pool:
-        runs = [pool.submit(run, mutation, wish.cc, wish.objects.split(";"), wish.flags) for mutation in chosen]
+        runs = [pool.submit(run, mutation, wish.cc, wish.objects.split("|"), wish.flags) for mutation in chosen]
         for mutation, result in zip(chosen, runs):
             caught, how = result.result()
             missed += not caught

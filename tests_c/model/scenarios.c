@@ -50,7 +50,7 @@ const struct scenario scenarios[] = {
     {.name = "tasks in disorder", .scripts = {"j", "tad", "pgd"}, .prefill = 1, .may_sleep = true, .quick = {2, 0, 0, 0}, .full = {3, 0, 0, 0}},
     {.name = "published late", .scripts = {"p", "pp", "gg"}, .may_sleep = true, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
     {.name = "given back twice", .scripts = {"tn", "tn", "g0"}, .prefill = 2, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
-    {.name = "a lane opened again", .scripts = {"g0", "tpgpgpgaptpgpgpgaptpgpgpgaptppgpppg0g0g0g0"}, .prefill = 1, .may_sleep = true, .quick = {1, 0, 0, 4}, .full = {2, 0, 0, 4}},
+    {.name = "a lane opened again", .scripts = {"g0", "tpgpgpgaptpgpgpgaptpgpgpgaptppgppp"}, .prefill = 1, .may_sleep = true, .quick = {1, 0, 0, 4}, .full = {2, 0, 0, 4}},
     {.name = "shutdown and drained", .scripts = {"p", "sgg"}, .quick = {-1, 0, 0, 0}, .full = {-1, 1, 0, 0}},
     {.name = "two sizes", .scripts = {"ppww", "g0", "ggg"}, .may_sleep = true, .quick = {2, 0, 0, 0}, .full = {3, 0, 0, 0}},
     {.name = "two and two, a batch", .scripts = {"b", "g", "g"}, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},

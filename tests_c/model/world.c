@@ -450,11 +450,17 @@ static void call_other(int me, char letter, int64_t deadline)
     end_call(me, (uint64_t)status);
 }
 
+static bool sleeps_for_ever(int process)
+{
+    (void)process;
+    return scenario->may_sleep || model_anybody_died();
+}
+
 /** As an event loop does: sleep until the descriptor says that there is something, then look; and now and then look after the dead. */
 static void call_poll(int me)
 {
     ringbuf *rb = handle_of(me);
-    for (int vain = 0; vain < 4;) {
+    for (int vain = 0, quiet = 0; vain < 4;) {
         uint64_t recovered;
         begin_call(me, 'e', 0);
         int64_t until = model_clock() + 100000000;
@@ -462,6 +468,10 @@ static void call_poll(int me)
         bool up = platform_model_is_up(accounts.processes[me].items_fd);
         if (!up) expect(ringbuf_recover(rb, &recovered), "recover", false);
         end_call(me, up);
+        if (!up && ++quiet == 4) {
+            if (sleeps_for_ever(me)) return;
+            model_fail("p%d polls for ever", me);
+        }
         if (!up) continue;
         if (call_get(me, 'g', 0) || accounts.processes[me].shut_down) return;
         vain++;
@@ -552,12 +562,6 @@ static void judge_sleep(const int64_t *deadlines)
         if (word == &handle_of(p)->calls && calls < RBI_HANDLE_CALL) why = "no call is under way";
         if (why) model_fail("p%d sleeps although %s", p, why);
     }
-}
-
-static bool sleeps_for_ever(int process)
-{
-    (void)process;
-    return scenario->may_sleep || model_anybody_died();
 }
 
 /* ---- at the end ---- */
@@ -795,6 +799,7 @@ static void make_handle(int process)
 
 static void join(int process)
 {
+    if (rbi_lock_try(handles[process].fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED) != RINGBUF_OK) abort();
     if (rbi_registry_join(&handles[process].registry, "model") != RINGBUF_OK) abort();
 }
 
