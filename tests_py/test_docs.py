@@ -84,10 +84,10 @@ def test_every_point_that_the_memory_model_names_is_a_test_point() -> None:
 
 TESTS = {
     name
-    for path in [*(ROOT / "tests_c").glob("*.c"), *(ROOT / "tests_py").glob("*.py")]
+    for path in [*(ROOT / "tests_c").rglob("*.c"), *(ROOT / "tests_py").glob("*.py")]
     for name in re.findall(r"^(?:static void|def|async def) (test_\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
 }
-PROGRAMS = {path.stem for path in (ROOT / "tests_c").glob("test_*.c")}
+PROGRAMS = {path.stem for path in (ROOT / "tests_c").rglob("test_*.c")}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)

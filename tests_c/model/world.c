@@ -555,7 +555,8 @@ static void judge_sleep(const int64_t *deadlines)
         if (word == &segment->header.room.word && rbi_arena_has_room(&rb->arena, HUGE_BYTES) && accounts.processes[p].call != 'B')
             why = "the arena has room";
         if (word == &segment->header.tasks.word && stats.unfinished == 0) why = "all is done";
-        if (accounts.processes[p].call == 'e' && accounts.processes[p].items_fd && (stats.items || stats.shutdown))
+        /* (After a death it may take until the next look after the dead, which is every 100 ms.) */
+        if (accounts.processes[p].call == 'e' && accounts.processes[p].items_fd && (stats.items || stats.shutdown) && !model_anybody_died())
             why = "something is there, and the descriptor does not say so";
         uint32_t calls = *(volatile uint32_t *)(void *)&handle_of(p)->calls;
         if (calls & RBI_HANDLE_CLOSED && word != &handle_of(p)->calls && word != NULL) why = "the handle is closed";
