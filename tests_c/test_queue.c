@@ -580,10 +580,13 @@ static void test_every_change_wakes_who_waits_for_it(void)
     ASSERT_WAKES(tasks, ringbuf_nack(queue, &message)); /* it is thrown away, and a join waited for nothing else */
 }
 
+static stage sleeper_announced;
+
 /** A sleeper who does not look by himself. */
 static void *sleep_until_woken(void *status)
 {
     uint32_t key = rbi_event_announce(&queue->header->items);
+    atomic_store(&sleeper_announced, 1);
     *(ringbuf_status *)status = rbi_event_sleep(&queue->header->items, key, in_ms(20000));
     return NULL;
 }
@@ -605,8 +608,10 @@ static void test_one_wake_for_several_messages_is_passed_on_to_the_next_sleeper(
         uint64_t sleeps = stats_of(queue).sleeps;
         TEST_ASSERT_EQUAL_INT(0, pthread_create(&getter, NULL, get_one_in_a_thread, &got));
         while (stats_of(queue).sleeps == sleeps) nap_ms(1);
+        atomic_store(&sleeper_announced, 0);
         TEST_ASSERT_EQUAL_INT(0, pthread_create(&sleeper, NULL, sleep_until_woken, &slept));
-        nap_ms(2);
+        wait_for_stage(&sleeper_announced, 1);
+        nap_ms(2); /* he is asleep now, most likely */
         ASSERT_OK(ringbuf_put_all(queue, parts, 2, 0));
         pthread_join(getter, NULL);
         pthread_join(sleeper, NULL);
