@@ -136,15 +136,20 @@ def _get_until_truncated(queue: SageQueue[Any], started: Any) -> None:
             queue.get()
 
 
-def test_processes_that_sleep_in_it_end_in_order(q: SageQueue[Any], context: Any) -> None:
+def cut_under_three(q: SageQueue[Any], context: Any, target: Any) -> None:
+    """Three processes, each of which says when it has begun."""
     started = [context.Event() for _ in range(3)]
-    workers = [context.Process(target=_get_until_truncated, args=(q, event)) for event in started]
+    workers = [context.Process(target=target, args=(q, event)) for event in started]
     for worker in workers:
         worker.start()
     for event in started:
         assert event.wait(SOON)
     cut(q)
     finish(*workers)
+
+
+def test_processes_that_sleep_in_it_end_in_order(q: SageQueue[Any], context: Any) -> None:
+    cut_under_three(q, context, _get_until_truncated)
 
 
 def test_a_forked_child_is_told_too(q: SageQueue[Any]) -> None:
@@ -336,14 +341,7 @@ with sage_queue.SageQueue():
 
 
 def test_a_queue_that_is_truncated_under_much_traffic_kills_nobody(q: SageQueue[Any], context: Any) -> None:
-    started = [context.Event() for _ in range(3)]
-    workers = [context.Process(target=_shout, args=(q, event)) for event in started]
-    for worker in workers:
-        worker.start()
-    for event in started:
-        assert event.wait(SOON)
-    cut(q)
-    finish(*workers)
+    cut_under_three(q, context, _shout)
 
 
 def _shout(queue: SageQueue[Any], started: Any) -> None:

@@ -704,15 +704,22 @@ static void store_now(struct word *word, void *address, unsigned bytes, uint64_t
     raw_store(address, bytes, value);
 }
 
+/** A step on a word, before which others may come.  False: it is not one that several use, or nobody runs, so it is no step. */
+static bool step_on(struct word *word, bool write)
+{
+    if (!word || self == MODEL_NOBODY) return false;
+    note_use(word, write);
+    if (word->shared < 0) return false;
+    schedule(true);
+    count_step();
+    return true;
+}
+
 uint64_t model_load(const void *address, unsigned bytes, enum model_order order)
 {
     ENTER();
     struct word *word = word_at(address, bytes);
-    if (!word || self == MODEL_NOBODY) return raw_load(address, bytes);
-    note_use(word, false);
-    if (word->shared < 0) return raw_load(address, bytes);
-    schedule(true);
-    count_step();
+    if (!step_on(word, false)) return raw_load(address, bytes);
     struct history *history = &histories[word->shared];
     int oldest = processes[self].view.at[word->shared], newest = history->count - 1;
     if (order == MODEL_TOTAL && oldest < history->total) oldest = history->total;
@@ -730,14 +737,9 @@ void model_store(void *address, unsigned bytes, uint64_t value, enum model_order
 {
     ENTER();
     struct word *word = word_at(address, bytes);
-    if (word && self != MODEL_NOBODY) {
-        note_use(word, true);
-        if (word->shared >= 0) {
-            schedule(true);
-            count_step();
-            if (model_trace) trace_word(word, "store", order, raw_load(address, bytes), value, "");
-            write_value(word, value, order, false);
-        }
+    if (step_on(word, true)) {
+        if (model_trace) trace_word(word, "store", order, raw_load(address, bytes), value, "");
+        write_value(word, value, order, false);
     }
     store_now(word, address, bytes, value);
 }
@@ -746,52 +748,49 @@ uint64_t model_add(void *address, unsigned bytes, uint64_t add, enum model_order
 {
     ENTER();
     struct word *word = word_at(address, bytes);
-    uint64_t before = raw_load(address, bytes);
-    if (word && self != MODEL_NOBODY) {
-        note_use(word, true);
-        if (word->shared >= 0) {
-            schedule(true);
-            count_step();
-            before = read_value(word, histories[word->shared].count - 1, order);
-            uint64_t after = bytes == 8 ? before + add : (uint32_t)(before + add);
-            if (model_trace) trace_word(word, "add", order, before, after, "");
-            write_value(word, after, order, true);
-        }
+    bool is_step = step_on(word, true);
+    uint64_t before = raw_load(address, bytes), after = bytes == 8 ? before + add : (uint32_t)(before + add);
+    if (is_step) {
+        read_value(word, histories[word->shared].count - 1, order);
+        if (model_trace) trace_word(word, "add", order, before, after, "");
+        write_value(word, after, order, true);
     }
-    store_now(word, address, bytes, bytes == 8 ? before + add : (uint32_t)(before + add));
+    store_now(word, address, bytes, after);
     return before;
+}
+
+/** Whether a compare-and-swap that would succeed fails instead, by reading an older value: it is a load then, and no `total` one. */
+static bool fails_on_older(const struct word *word, uint64_t expected)
+{
+    const struct history *history = &histories[word->shared];
+    bool different = false;
+    if (left.stale == 0) return false;
+    for (int at = processes[self].view.at[word->shared]; at < history->count - 1; at++)
+        different |= values[history->values[at]].value != expected;
+    if (!different || !choose(2, 6, 16)) return false;
+    spend(&left.stale);
+    return true;
 }
 
 bool model_cas(void *address, unsigned bytes, uint64_t expected, uint64_t desired, enum model_order order)
 {
     ENTER();
     struct word *word = word_at(address, bytes);
-    if (word && self != MODEL_NOBODY) {
-        note_use(word, true);
-        if (word->shared >= 0) {
-            schedule(true);
-            count_step();
-            struct history *history = &histories[word->shared];
-            uint64_t newest = latest(history)->value;
-            /* It may fail also where it would succeed, by reading an older value: a load as any other. */
-            int oldest = processes[self].view.at[word->shared], newest_at = history->count - 1;
-            if (order == MODEL_TOTAL && oldest < history->total) oldest = history->total;
-            bool stale = false;
-            for (int at = oldest; at < newest_at && newest == expected; at++) stale |= values[history->values[at]].value != expected;
-            stale = stale && left.stale != 0 && choose(2, 6, 16);
-            if (stale) spend(&left.stale);
-            if (newest != expected || stale) {
-                /* What it has seen is thrown away. */
-                if (model_trace) trace_word(word, "cas", order, newest, newest, stale ? " (fails, on an older value)" : " (fails)");
-                if (!stale) read_value(word, newest_at, MODEL_ACQUIRE);
-                return false;
-            }
-            if (model_trace) trace_word(word, "cas", order, expected, desired, "");
-            read_value(word, history->count - 1, order);
-            write_value(word, desired, order, true);
-            store_now(word, address, bytes, desired);
-            return true;
+    if (step_on(word, true)) {
+        uint64_t newest = raw_load(address, bytes);
+        int newest_at = histories[word->shared].count - 1;
+        if (newest != expected) {
+            if (model_trace) trace_word(word, "cas", order, newest, newest, " (fails)");
+            read_value(word, newest_at, MODEL_ACQUIRE);
+            return false;
         }
+        if (fails_on_older(word, expected)) {
+            if (model_trace) trace_word(word, "cas", order, newest, newest, " (fails, on an older value)");
+            return false;
+        }
+        if (model_trace) trace_word(word, "cas", order, expected, desired, "");
+        read_value(word, newest_at, order);
+        write_value(word, desired, order, true);
     }
     if (raw_load(address, bytes) != expected) return false;
     store_now(word, address, bytes, desired);

@@ -105,5 +105,11 @@ int main(int count, char **arguments)
     if (wish.list) return 0;
     for (int point = 0; point < RBI_POINT_COUNT; point++) points += model_point_passed[point], crash_points += model_point_deaths[point] > 0;
     printf("%d of %d test points passed, deaths at %d\n", points, RBI_POINT_COUNT, crash_points);
+    if (!wish.only) {
+        printf("not passed:");
+        for (int point = 0; point < RBI_POINT_COUNT; point++)
+            if (!model_point_passed[point]) printf(" %s", rbi_point_name((enum rbi_point)point));
+        printf("\n");
+    }
     return well ? 0 : 1;
 }

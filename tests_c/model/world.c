@@ -116,6 +116,14 @@ static ringbuf *handle_of(int process)
 /* Not on the stacks, which are part of the state. */
 static uint64_t buffers[MODEL_PROCESSES + 1][2][HUGE_BYTES / 8 + 1];
 
+/** Whether the process died, by this thread or another of the same. */
+static bool is_dead(int process)
+{
+    for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++)
+        if (handle_of(p) == handle_of(process) && model_is_dead(p)) return true;
+    return false;
+}
+
 static uint64_t pattern(int item, uint64_t word) { return UINT64_C(0xa5c3000000000000) | (uint64_t)item << 32 | word; }
 
 static void fill(void *buffer, int item, uint64_t size)
@@ -528,7 +536,7 @@ static void live(int me)
 static bool somebody_is_to_be_recovered(void)
 {
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) {
-        if (!model_is_dead(p)) continue;
+        if (!is_dead(p)) continue;
         uint32_t number = kept_handles[handle_of(p) - handles].registry.self;
         if (number == 0 || segment->entries[number - 1].state) return true;
     }
@@ -577,7 +585,7 @@ static bool is_delivered(int item)
 static bool is_in_live_hands(int item)
 {
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++)
-        for (int i = 0; i < accounts.processes[p].hand_count && !model_is_dead(p); i++)
+        for (int i = 0; i < accounts.processes[p].hand_count && !is_dead(p); i++)
             if (accounts.processes[p].hand_items[i] == item) return true;
     return false;
 }
@@ -598,7 +606,7 @@ static void check_items(void)
 {
     int missing = 0, unanswered = 0, taken_by_dead = 0;
     for (int p = 0; p < MODEL_PROCESSES; p++) {
-        if (!scenario->scripts[p] || !model_is_dead(p)) continue;
+        if (!scenario->scripts[p] || !is_dead(p)) continue;
         unanswered += accounts.processes[p].delivering;
         char call = accounts.processes[p].call;
         taken_by_dead += call && strchr("gmMtl", call) != NULL; /* whatever it had taken is in other hands, and nobody knows what it was */
@@ -650,7 +658,7 @@ static void check_words(void)
 {
     bool anybody_alive_holds = false;
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++)
-        anybody_alive_holds |= !model_is_dead(p) && (accounts.processes[p].hand_count || accounts.processes[p].kept_count || accounts.processes[p].reserved);
+        anybody_alive_holds |= !is_dead(p) && (accounts.processes[p].hand_count || accounts.processes[p].kept_count || accounts.processes[p].reserved);
     if (anybody_alive_holds) return;
     for (uint32_t lane = 0; lane < RBI_LANES; lane++)
         for (uint64_t i = 0; i < UINT64_C(1) << scenario->cells_log2; i++) {
@@ -673,19 +681,20 @@ static void check_counters(void)
     if (ringbuf_get_stats(&handles[MAIN], &stats) != RINGBUF_OK) model_fail("get_stats did not answer");
     if (stats.items) model_fail("%lu items in an empty queue", stats.items);
     uint64_t puts = 0, putting = 0, gets = 0, done = 0, tasks = 0;
-    bool dead_marked = false;
+    bool dead_marked = false, left_or_died = false;
     for (int i = 0; i < ITEMS; i++) puts += accounts.items[i].state == PUT, putting += accounts.items[i].state == PUTTING;
     for (int p = 0; p <= MAIN; p++) {
-        bool dead = p < MAIN && scenario->scripts[p] && model_is_dead(p);
+        bool dead = p < MAIN && scenario->scripts[p] && is_dead(p);
         gets += accounts.processes[p].gets;
         done += accounts.processes[p].done;
         if (!dead) tasks += accounts.processes[p].gets - accounts.processes[p].done + (uint64_t)accounts.processes[p].hand_count;
         dead_marked |= dead && accounts.processes[p].done;
+        left_or_died |= dead && strchr(scenario->scripts[p], 'z'); /* what it had got is forgiven if it died, but not if it had left */
     }
     if (!model_anybody_died() && (stats.puts != puts + scenario->turned || (stats.gets != gets + scenario->turned && !accounts.shutdown_at_once)))
         model_fail("%lu puts and %lu gets are counted; there were %lu and %lu", stats.puts, stats.gets, puts, gets);
     if (stats.puts > puts + putting + scenario->turned) model_fail("%lu puts are counted, there were at most %lu", stats.puts, puts + putting);
-    if (!dead_marked && !accounts.shutdown_at_once && stats.unfinished != tasks + scenario->turned && (!model_anybody_died() || done == 0))
+    if (!dead_marked && !left_or_died && !accounts.shutdown_at_once && stats.unfinished != tasks + scenario->turned && (!model_anybody_died() || done == 0))
         model_fail("%lu tasks are unfinished, and should be %lu", stats.unfinished, tasks + scenario->turned);
 }
 
@@ -698,7 +707,7 @@ static void check_room(void)
     memset(buffer, 0, sizeof buffer);
     while (fits < 40 && ringbuf_put(&handles[MAIN], buffer, sizeof buffer, 0) == RINGBUF_OK) fits++;
     bool somebody_holds = false;
-    for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) somebody_holds |= !model_is_dead(p) && accounts.processes[p].hand_count;
+    for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) somebody_holds |= !is_dead(p) && accounts.processes[p].hand_count;
     if (fits != expected && !somebody_holds) model_fail("the ring takes %lu messages and should take %lu", fits, expected);
     size_t size;
     for (uint64_t i = 0; i < fits; i++)
@@ -713,7 +722,7 @@ static void check(void)
         if (ringbuf_recover(&handles[MAIN], &recovered) != RINGBUF_OK) model_fail("at the end, recover found the queue corrupt");
     if (recovered) model_fail("recovery does not come to an end");
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) {
-        if (model_is_dead(p) || !accounts.processes[p].items_fd || accounts.processes[p].closed) continue;
+        if (is_dead(p) || !accounts.processes[p].items_fd || accounts.processes[p].closed) continue;
         ringbuf_stats stats;
         ringbuf_get_stats(&handles[MAIN], &stats);
         bool up = platform_model_is_up(accounts.processes[p].items_fd);
