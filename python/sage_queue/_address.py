@@ -180,7 +180,7 @@ class Address:
             value = values[field]
             if type(value) is not kind:
                 raise TypeError(f"a reference's {field} is of type {kind.__name__}, not {type(value).__name__}")
-            if kind is int and not 0 <= value <= _MOST.get(field, _NUMBER_MAX):
+            if isinstance(value, int) and not 0 <= value <= _MOST.get(field, _NUMBER_MAX):
                 raise ValueError(f"a reference's {field} is from 0 to {_MOST.get(field, _NUMBER_MAX)}, not {value}")
             object.__setattr__(self, field, value)
         full_name(name)  # also a zero, with which it would end in C, and be another queue's
