@@ -384,17 +384,6 @@ static void unmap_guarded(ringbuf *rb)
     rb->base = NULL;
 }
 
-/** Whether the file has been truncated, as far as can be seen without touching its memory: by one who sleeps, and may never
- *  touch what is missing. */
-static bool is_short(ringbuf *rb)
-{
-    struct rbi_file_facts facts;
-    if (rbi_handle_is_lost(rb)) return true;
-    if (rb->fd < 0 || rbi_file_facts(rb->fd, &facts) != RINGBUF_OK || facts.bytes >= rb->stamp.file_bytes) return false;
-    rbi_guard_lose(&rb->calls, RBI_HANDLE_LOST);
-    return true;
-}
-
 /* ---- a handle's memory ---- */
 
 static void handle_free(ringbuf *rb)
@@ -952,7 +941,7 @@ ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *opt
     return status;
 }
 
-/* ---- pages and recovery ---- */
+/* ---- pages ---- */
 
 /** Reserve memory of the file; if there is none and it is `needed`, what the arena's free blocks have may do. */
 static ringbuf_status reserve(ringbuf *rb, uint64_t offset, uint64_t bytes, bool needed)
@@ -995,10 +984,11 @@ ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
     }
 }
 
-uint64_t rbi_segment_unlinked(ringbuf *rb)
+/* ---- what others do to the file ---- */
+
+static uint64_t note_links(ringbuf *rb, uint32_t links)
 {
-    struct rbi_file_facts facts;
-    if (rb->fd < 0 || rbi_file_facts(rb->fd, &facts) != RINGBUF_OK || facts.links) return RINGBUF_LINKED;
+    if (links) return RINGBUF_LINKED;
     /* Whoever sees the unlink must see what was written before it, and fstat promises no such order: so not by a load, which might
      * come first, but by adding nothing, which cannot. */
     if (rbi_add_total32(&rb->header->removed, 0)) return RINGBUF_REMOVED;
@@ -1006,12 +996,29 @@ uint64_t rbi_segment_unlinked(ringbuf *rb)
     return RINGBUF_DELETED;
 }
 
+uint64_t rbi_segment_unlinked(ringbuf *rb)
+{
+    struct rbi_file_facts facts;
+    return rb->fd >= 0 && rbi_file_facts(rb->fd, &facts) == RINGBUF_OK ? note_links(rb, facts.links) : (uint64_t)RINGBUF_LINKED;
+}
+
+/** Whether the file was truncated and whether it was deleted, as far as can be seen without touching what may be missing: for one who
+ *  sleeps, and may never touch it. */
+static void look_at_file(ringbuf *rb)
+{
+    struct rbi_file_facts facts;
+    if (rbi_handle_is_lost(rb) || rb->fd < 0 || rbi_file_facts(rb->fd, &facts) != RINGBUF_OK) return;
+    if (facts.bytes < rb->stamp.file_bytes) rbi_guard_lose(&rb->calls, RBI_HANDLE_LOST);
+    else if (!rbi_load_total32(&rb->deletion)) note_links(rb, facts.links); /* once seen, it stays so */
+}
+
+/* ---- recovery ---- */
+
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
 {
     *recovered = 0;
-    if (is_short(rb)) return RINGBUF_E_CORRUPT;
-    /* Once seen, it stays so. */
-    if (!rbi_load_total32(&rb->deletion)) rbi_segment_unlinked(rb);
+    look_at_file(rb);
+    if (rbi_handle_is_lost(rb)) return RINGBUF_E_CORRUPT;
     if (pthread_mutex_trylock(&rb->recovery) != 0) return RINGBUF_OK;
     ringbuf_status status = rbi_registry_recover(&rb->registry, recovered);
     pthread_mutex_unlock(&rb->recovery);
