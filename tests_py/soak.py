@@ -60,6 +60,7 @@ from typing import Any, Literal
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's threads would come and go by themselves
 
 import numpy
+from helpers import forked
 
 import sage_queue
 from sage_queue import Empty, Full, QueueNotFound, SageQueue, SageQueueRef, ShutDown, _native, collect_garbage
@@ -579,16 +580,7 @@ next_child: Callable[[], int]
 def in_child(action: Callable[[], object], wait: bool) -> int:
     """Run it in a fork, which leaves without any clean-up.  Its pid."""
     children_numbers.append(next_child())
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+    child = forked(action)
     if wait:
         _, status = os.waitpid(child, 0)
         assert status == 0, f"the child ended with {status}"
