@@ -29,7 +29,7 @@ enum {
     BLOCK_LOG2 = 8,
     BLOCKS = 64,
     RING_LIMIT = 1200,
-    SMALL_BYTES = 24, WIDE_BYTES = 1100, LARGE_BYTES = 300, HUGE_BYTES = 1300,
+    SMALL_BYTES = 24, WIDE_BYTES = 1100, LARGE_BYTES = 1300,
     PER_PROCESS = 24,            /* items by one */
     ITEMS = (MODEL_PROCESSES + 1) * PER_PROCESS,
     DELIVERIES = 64,
@@ -114,7 +114,7 @@ static ringbuf *handle_of(int process)
 }
 
 /* Not on the stacks, which are part of the state. */
-static uint64_t buffers[MODEL_PROCESSES + 1][2][HUGE_BYTES / 8 + 1];
+static uint64_t buffers[MODEL_PROCESSES + 1][2][LARGE_BYTES / 8 + 1];
 
 /** Whether the process died, by this thread or another of the same. */
 static bool is_dead(int process)
@@ -188,7 +188,7 @@ static uint64_t size_of_letter(char letter)
 {
     switch (letter) {
     case 'w': return WIDE_BYTES;
-    case 'P': case 'B': case 'R': return scenario->arena ? HUGE_BYTES : LARGE_BYTES;
+    case 'P': case 'B': case 'R': return LARGE_BYTES;
     default: return SMALL_BYTES;
     }
 }
@@ -377,7 +377,7 @@ static void call_release(int me)
 static void call_reserve(int me, int64_t deadline)
 {
     begin_call(me, 'R', 0);
-    ringbuf_status status = ringbuf_reserve(handle_of(me), &accounts.processes[me].reservation, HUGE_BYTES, deadline);
+    ringbuf_status status = ringbuf_reserve(handle_of(me), &accounts.processes[me].reservation, LARGE_BYTES, deadline);
     expect(status, "reserve", deadline != RINGBUF_FOREVER);
     accounts.processes[me].reserved = status == RINGBUF_OK;
     end_call(me, (uint64_t)status);
@@ -393,11 +393,11 @@ static void call_commit(int me, char letter)
         status = ringbuf_abort(handle_of(me), reservation);
         expect(status, "abort", false);
     } else {
-        int item = new_item(me, HUGE_BYTES);
+        int item = new_item(me, LARGE_BYTES);
         uint64_t *buffer = buffers[me][0];
-        fill(buffer, item, HUGE_BYTES);
-        model_memcpy(reservation->data, buffer, HUGE_BYTES);
-        status = ringbuf_commit(handle_of(me), reservation, HUGE_BYTES, RINGBUF_FOREVER);
+        fill(buffer, item, LARGE_BYTES);
+        model_memcpy(reservation->data, buffer, LARGE_BYTES);
+        status = ringbuf_commit(handle_of(me), reservation, LARGE_BYTES, RINGBUF_FOREVER);
         expect(status, "commit", false);
         end_put(item, status);
         if (status != RINGBUF_OK) ringbuf_abort(handle_of(me), reservation);
@@ -560,7 +560,7 @@ static void judge_sleep(const int64_t *deadlines)
         if (word == &segment->header.space.word && rbi_ring_has_room(&rb->ring, large ? RBI_REFERENCE_BYTES : size_of_letter(accounts.processes[p].call)) &&
             accounts.processes[p].call != 'b' && accounts.processes[p].call != 'B')
             why = "there is room";
-        if (word == &segment->header.room.word && rbi_arena_has_room(&rb->arena, HUGE_BYTES) && accounts.processes[p].call != 'B')
+        if (word == &segment->header.room.word && rbi_arena_has_room(&rb->arena, LARGE_BYTES) && accounts.processes[p].call != 'B')
             why = "the arena has room";
         if (word == &segment->header.tasks.word && stats.unfinished == 0) why = "all is done";
         /* (After a death it may take until the next look after the dead, which is every 100 ms.) */
