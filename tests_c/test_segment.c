@@ -263,7 +263,7 @@ static void test_mode_fresh_replaces_a_file_that_is_no_queue(void)
 
 static void test_arguments_that_make_no_sense_are_invalid_and_make_nothing(void)
 {
-    enum { CASES = 15 };
+    enum { CASES = 20 };
     char long_note[RBI_NOTE_BYTES + 1];
     memset(long_note, 'x', sizeof long_note);
     long_note[RBI_NOTE_BYTES] = '\0';
@@ -277,13 +277,20 @@ static void test_arguments_that_make_no_sense_are_invalid_and_make_nothing(void)
     cases[5].mode = 3;
     cases[6].flags = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT;
     cases[7].flags = RINGBUF_UNNAMED;
-    cases[8].flags = 8;
+    cases[8].flags = 16;
     cases[9].permissions = 01600;
     cases[10].tag = "a tag that has thirty-two bytes!";
     cases[11].struct_bytes = 8;
     cases[12].arena_bytes = (UINT64_C(64) << 30) + 1;
-    cases[13].arena_bytes = UINT64_MAX;
+    cases[13].arena_bytes = UINT64_MAX - 1;
     cases[14].note = long_note;
+    cases[15].memory = 16;
+    cases[16].max_attempts = 3; /* and where to? */
+    cases[17].dead_letter = "dead"; /* and when? */
+    cases[18].max_attempts = RBI_ATTEMPTS_MAX;
+    cases[18].dead_letter = "dead";
+    cases[19].max_attempts = 3;
+    cases[19].dead_letter = long_note;
     for (int i = 0; i < CASES; i++) assert_create(RINGBUF_E_INVALID, "queue", &cases[i]);
     ringbuf_options persistent = defaults();
     persistent.flags = RINGBUF_PERSISTENT;
@@ -303,6 +310,8 @@ static void test_info_tells_what_the_queue_was_made_with(void)
     options.arena_bytes = 100000; /* likewise */
     options.tag = "a tag that has thirty-one bytes";
     options.note = "what is to be done with messages that nobody can handle";
+    options.max_attempts = 65534;
+    options.dead_letter = "dead letters";
     mode_t before = umask(0077);
     ringbuf *rb = create_with("queue", &options);
     umask(before);
@@ -319,6 +328,8 @@ static void test_info_tells_what_the_queue_was_made_with(void)
     TEST_ASSERT_EQUAL_UINT32(getpid(), info.creator_pid);
     TEST_ASSERT_EQUAL_STRING(options.tag, info.tag);
     TEST_ASSERT_EQUAL_STRING(options.note, info.note);
+    TEST_ASSERT_EQUAL(65534, info.max_attempts);
+    TEST_ASSERT_EQUAL_STRING(options.dead_letter, info.dead_letter);
     struct stat facts = stat_of(ringbuf_path(rb));
     TEST_ASSERT_EQUAL_UINT64((uint64_t)facts.st_size, info.file_bytes);
     TEST_ASSERT_EQUAL_UINT32(0640, facts.st_mode & 07777); /* whatever the umask */

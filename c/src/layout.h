@@ -18,12 +18,13 @@
 #include <stddef.h>
 
 enum {
-    RBI_LAYOUT_VERSION = 3,
+    RBI_LAYOUT_VERSION = 4,
     RBI_HEADER_BYTES = 8192,
     RBI_LANES = 4,               /* a ring and three spare ones: see ring.c on lanes */
     RBI_NAME_MAX_BYTES = 1024,
     RBI_TAG_BYTES = 32,
     RBI_NOTE_BYTES = 512,
+    RBI_DEAD_LETTER_BYTES = 320, /* the name of the queue for messages that have had their attempts, with a zero byte */
     RBI_LABEL_BYTES = 32,
     RBI_ID_BYTES = 16,
     RBI_OWNER_MAX = 4095,        /* owner numbers are 12 bits; 0 is nobody */
@@ -107,7 +108,10 @@ struct rbi_event {
 };
 _Static_assert(sizeof(struct rbi_event) == 128, "an event word has a cache-line pair of its own");
 
-/** What the header says once and for all.  Written before the file gets its name; checked against fstat before anything else. */
+/** What the header says once and for all.  Written before the file gets its name; checked against fstat before anything else.
+ *
+ *  Frozen: the offsets of magic, layout_version, flags, id, name_bytes and name, and the locks PRESENCE and NAME, are the same in every
+ *  layout from 3 on, so that a library can name and collect what another version left behind. */
 struct rbi_stamp {
     uint64_t magic;                /* RBI_MAGIC, in the byte order of the creator */
     uint32_t layout_version;
@@ -134,8 +138,16 @@ struct rbi_stamp {
     uint8_t note[RBI_NOTE_BYTES];
     uint64_t name_bytes;
     uint8_t name[RBI_NAME_MAX_BYTES];
+    uint8_t dead_letter[RBI_DEAD_LETTER_BYTES]; /* a name, if max_attempts is not 0 */
+    uint32_t max_attempts;         /* how often a message is handed out; 0: any number */
+    uint32_t zero_attempts;
     uint64_t checksum;             /* FNV-1a of everything above */
 };
+_Static_assert(offsetof(struct rbi_stamp, magic) == 0 && offsetof(struct rbi_stamp, layout_version) == 8 &&
+                   offsetof(struct rbi_stamp, flags) == 28 && offsetof(struct rbi_stamp, id) == 120 &&
+                   offsetof(struct rbi_stamp, name_bytes) == 680 && offsetof(struct rbi_stamp, name) == 688,
+               "frozen for all layouts");
+_Static_assert(sizeof(struct rbi_stamp) == 2048, "the stamp fills the first part of the header");
 
 /** The words that move a lane.  Each has a cache-line pair of its own: producers write tail, consumers head. */
 struct rbi_cursors {
@@ -166,10 +178,23 @@ struct rbi_arena_words {
     uint64_t zero_short[15];
 };
 
+/** When somebody last looked whether a participant has died: one look serves all who wait (registry.c). */
+struct rbi_watch {
+    rbi_atomic64 looked_ns;        /* CLOCK_MONOTONIC at the beginning of the last look; a hint, other clocks may have written it */
+    rbi_atomic64 cost_ns;          /* how long that look took; a hint */
+    uint64_t zero[14];
+};
+
+/** Whose turn it is at the arena: of those that wait for room, the one that has waited longest, once it has waited long (arena.c). */
+struct rbi_turn {
+    rbi_atomic64 window;           /* { since : 18 | blocks : 17 | first block : 17 | owner : 12 }; 0: nobody's */
+    rbi_atomic64 until_ns;         /* CLOCK_MONOTONIC; the turn ends unless its owner renews it; a hint */
+    uint64_t zero[14];
+};
+
 /** The header pages. */
 struct rbi_header {
     struct rbi_stamp stamp;
-    uint8_t zero_stamp[2048 - sizeof(struct rbi_stamp)];
     struct rbi_order order;
     struct rbi_event items;        /* consumers sleep here */
     struct rbi_event space;        /* producers sleep here */
@@ -182,13 +207,16 @@ struct rbi_header {
     uint64_t zero_shared[12];
     struct rbi_event room;         /* who waits for room in the arena sleeps here */
     struct rbi_arena_words arena;
-    uint8_t zero_page[2048 - 8 * 128];
+    struct rbi_watch watch;
+    struct rbi_turn turn;
+    uint8_t zero_page[2048 - 10 * 128];
     struct rbi_cursors lanes[RBI_LANES];
     uint8_t zero_end[4096 - RBI_LANES * sizeof(struct rbi_cursors)];
 };
 _Static_assert(sizeof(struct rbi_cursors) == 512, "cursors: four line pairs");
 _Static_assert(sizeof(struct rbi_order) == 128, "order: one line pair");
 _Static_assert(sizeof(struct rbi_header) == RBI_HEADER_BYTES, "the header is two pages");
+_Static_assert(offsetof(struct rbi_header, watch) == 3072 && offsetof(struct rbi_header, turn) == 3200, "picture");
 _Static_assert(offsetof(struct rbi_header, order) == 2048 && offsetof(struct rbi_header, lanes) == 4096, "picture");
 
 /** A participant's entry.  Its number, the `owner` of slot words, is its index + 1.

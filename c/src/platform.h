@@ -107,6 +107,8 @@ uint32_t rbi_processors(void);
 ringbuf_status rbi_random(void *bytes, size_t count);
 /** This process's command name, at most `capacity` - 1 bytes. */
 void rbi_process_name(char *name, size_t capacity);
+/** How many bytes the file system that `directory` is in can hold, and how many of them are free. */
+ringbuf_status rbi_directory_bytes(const char *directory, uint64_t *total, uint64_t *available);
 /** Call `visit` with every file name in `directory` that starts with `prefix`. */
 ringbuf_status rbi_directory_visit(const char *directory, const char *prefix,
                                    void (*visit)(const char *file_name, void *context), void *context);

@@ -234,10 +234,12 @@ ringbuf_status ringbuf_get_info(ringbuf *rb, ringbuf_info *info)
         .permissions = stamp->permissions,
         .creator_pid = stamp->creator_pid,
         .truncated = rbi_handle_is_lost(rb),
+        .max_attempts = stamp->max_attempts,
     };
     memcpy(info->id, stamp->id, sizeof info->id);
     memcpy(info->tag, stamp->tag, sizeof info->tag);
     memcpy(info->note, stamp->note, sizeof info->note);
+    memcpy(info->dead_letter, stamp->dead_letter, sizeof info->dead_letter);
     return RINGBUF_OK;
 }
 
@@ -314,7 +316,7 @@ void ringbuf_options_init(ringbuf_options *options)
     *options = (ringbuf_options){
         .struct_bytes = sizeof *options,
         .capacity_bytes = UINT64_C(4) << 20,
-        .arena_bytes = UINT64_C(64) << 20,
+        .arena_bytes = RINGBUF_ARENA_DEFAULT,
         .max_participants = 1024,
     };
 }

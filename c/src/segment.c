@@ -118,14 +118,28 @@ static void plan_arena(struct rbi_stamp *stamp, uint64_t bytes)
     stamp->blocks = round_up(round_up(bytes, UINT64_C(1) << stamp->block_log2) >> stamp->block_log2, RBI_TABLE_PARTS);
 }
 
+/** The arena's bytes that were asked for.  By default two queues are to fit into a file system as small as Docker's /dev/shm, 64 MiB. */
+static uint64_t arena_bytes_for(const ringbuf_options *options)
+{
+    const uint64_t usual = UINT64_C(64) << 20;
+    uint64_t total, available;
+    if (options->arena_bytes != RINGBUF_ARENA_DEFAULT) return options->arena_bytes;
+    if (rbi_directory_bytes(directory_of(options), &total, &available) != RINGBUF_OK || total == 0) return usual; /* 0: it has no bound */
+    return total / 4 < usual ? total / 4 : usual;
+}
+
 /** Fill a stamp from the caller's wishes; name and id come later. */
 static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *options)
 {
-    const uint64_t largest = UINT64_C(64) << 30;
-    const uint32_t known_flags = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT;
-    if (options->capacity_bytes == 0 || options->capacity_bytes > largest || options->arena_bytes > largest || options->max_participants == 0 ||
+    const uint64_t largest = UINT64_C(64) << 30, arena = arena_bytes_for(options);
+    const uint32_t known_flags = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT | RINGBUF_KEEP_WARM;
+    const uint32_t opposites = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT;
+    const uint32_t known_memory = RINGBUF_PREFAULT | RINGBUF_HUGE_PAGES | RINGBUF_LOCK_MEMORY | RINGBUF_DUMP;
+    if (options->capacity_bytes == 0 || options->capacity_bytes > largest || arena > largest || options->max_participants == 0 ||
         options->max_participants > RBI_OWNER_MAX || options->mode > RINGBUF_FRESH || options->flags & ~known_flags ||
-        (options->flags & known_flags) == known_flags || options->permissions > 0777 ||
+        (options->flags & opposites) == opposites || options->memory & ~known_memory || options->permissions > 0777 ||
+        options->max_attempts >= RBI_ATTEMPTS_MAX || !options->max_attempts != !options->dead_letter ||
+        (options->dead_letter && (!*options->dead_letter || strlen(options->dead_letter) >= RBI_DEAD_LETTER_BYTES)) ||
         (options->tag && strlen(options->tag) >= RBI_TAG_BYTES) || (options->note && strlen(options->note) >= RBI_NOTE_BYTES))
         return RINGBUF_E_INVALID;
 
@@ -150,7 +164,9 @@ static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *optio
     stamp->permissions = options->permissions ? options->permissions : 0600;
     if (options->tag) memcpy(stamp->tag, options->tag, strlen(options->tag));
     if (options->note) memcpy(stamp->note, options->note, strlen(options->note));
-    plan_arena(stamp, options->arena_bytes);
+    stamp->max_attempts = options->max_attempts;
+    if (options->dead_letter) memcpy(stamp->dead_letter, options->dead_letter, strlen(options->dead_letter));
+    plan_arena(stamp, arena);
     place_regions(stamp);
     return rbi_random(stamp->id, sizeof stamp->id);
 }
@@ -173,7 +189,9 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
         stamp->cells_log2 < RBI_CELLS_MIN_LOG2 || stamp->cells_log2 > RBI_CELLS_MAX_LOG2 ||
         stamp->cell_log2 < RBI_CELL_MIN_LOG2 || stamp->cell_log2 > 36 - stamp->cells_log2 || /* not their sum, which could wrap */
         stamp->lanes != RBI_LANES || stamp->name_bytes == 0 || stamp->name_bytes > RBI_NAME_MAX_BYTES ||
-        stamp->tag[RBI_TAG_BYTES - 1] != 0 || stamp->note[RBI_NOTE_BYTES - 1] != 0 || stamp->block_log2 < RBI_BLOCK_MIN_LOG2 ||
+        stamp->tag[RBI_TAG_BYTES - 1] != 0 || stamp->note[RBI_NOTE_BYTES - 1] != 0 ||
+        stamp->dead_letter[RBI_DEAD_LETTER_BYTES - 1] != 0 || stamp->max_attempts >= RBI_ATTEMPTS_MAX ||
+        !stamp->max_attempts != !stamp->dead_letter[0] || stamp->block_log2 < RBI_BLOCK_MIN_LOG2 ||
         stamp->block_log2 > 20 || stamp->blocks > UINT64_C(1) << RBI_BLOCKS_MAX_LOG2 || stamp->blocks % RBI_TABLE_PARTS != 0)
         return RINGBUF_E_CORRUPT;
     struct rbi_stamp placed = *stamp;

@@ -361,6 +361,8 @@ ABSENT(rbi_file_read, rbi_fd fd __attribute__((unused)), void *bytes __attribute
 ABSENT(rbi_file_write, rbi_fd fd __attribute__((unused)), uint64_t offset __attribute__((unused)),
        const void *bytes __attribute__((unused)), size_t count __attribute__((unused)))
 ABSENT(rbi_on_missing_page, bool (*mend)(uint64_t) __attribute__((unused)))
+ABSENT(rbi_directory_bytes, const char *directory __attribute__((unused)), uint64_t *total __attribute__((unused)),
+       uint64_t *available __attribute__((unused)))
 ABSENT(rbi_file_set_size, rbi_fd fd __attribute__((unused)), uint64_t bytes __attribute__((unused)))
 ABSENT(rbi_map, void **base __attribute__((unused)), rbi_fd fd __attribute__((unused)), uint64_t prefix_bytes __attribute__((unused)),
        uint64_t mirror_bytes __attribute__((unused)), uint32_t mirrors __attribute__((unused)))

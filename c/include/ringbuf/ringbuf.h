@@ -49,6 +49,9 @@ extern "C" {
 /** A deadline that never expires. */
 #define RINGBUF_FOREVER INT64_MAX
 
+/** ringbuf_options.arena_bytes: as much as suits the file system. */
+#define RINGBUF_ARENA_DEFAULT UINT64_MAX
+
 /* The region between the two marks is also the cdef of the Python binding: plain declarations only. */
 /* [cdef begin] */
 
@@ -95,14 +98,24 @@ enum ringbuf_mode {
 enum ringbuf_flag {
     RINGBUF_AUTO_CLEANUP = 1, /* removed when the last one leaves, even with messages in it */
     RINGBUF_PERSISTENT = 2,   /* never removed, except by ringbuf_unlink */
-    RINGBUF_UNNAMED = 4       /* set by the library for queues made without a name; implies AUTO_CLEANUP */
+    RINGBUF_UNNAMED = 4,      /* set by the library for queues made without a name; implies AUTO_CLEANUP */
+    RINGBUF_KEEP_WARM = 8     /* the arena's memory is not given back to the system while the queue is idle */
+};
+
+/** What a process wishes for its mapping of a queue; not kept with the queue. */
+enum ringbuf_memory {
+    RINGBUF_PREFAULT = 1,     /* give the whole queue its memory now, and map it: no page fault later, no E_NO_SPACE later */
+    RINGBUF_HUGE_PAGES = 2,   /* ask for huge pages, where the file system has them (tmpfs mounted with huge=advise) */
+    RINGBUF_LOCK_MEMORY = 4,  /* lock what is mapped into memory (mlock2, as it is touched); E_NO_MEMORY above RLIMIT_MEMLOCK */
+    RINGBUF_DUMP = 8          /* let core dumps contain the mapping; by default they leave it out */
 };
 
 /** How to make or find a queue.  Always fill it with ringbuf_options_init first. */
 typedef struct ringbuf_options {
     uint64_t struct_bytes;     /* set by ringbuf_options_init: lets the struct grow */
     uint64_t capacity_bytes;   /* bytes for small messages; rounded up to a power of two, 4 KiB to 64 GiB */
-    uint64_t arena_bytes;      /* bytes for large messages and for what users hold, up to 64 GiB; rounded up to 64 blocks; 0: none */
+    uint64_t arena_bytes;      /* bytes for large messages and for what users hold, up to 64 GiB; rounded up to 64 blocks; 0: none;
+                                  RINGBUF_ARENA_DEFAULT: 64 MiB, or a quarter of what the file system can hold if that is less */
     uint64_t max_items;        /* at most this many messages; 0: bounded by capacity only */
     uint32_t max_participants; /* attached processes at a time, 1 to 4095 */
     uint32_t mode;             /* enum ringbuf_mode */
@@ -111,7 +124,10 @@ typedef struct ringbuf_options {
     const char *directory;     /* NULL: $SAGE_QUEUE_DIR, else /dev/shm */
     const char *label;         /* shown to others as this participant's name; NULL: the process's command name */
     const char *tag;           /* up to 31 bytes kept with the queue for its users, e.g. the name of a serializer */
-    const char *note;          /* up to 511 bytes more of the same, e.g. what is to be done with messages that nobody can handle */
+    const char *note;          /* up to 511 bytes more of the same */
+    const char *dead_letter;   /* up to 319 bytes: the name of the queue for messages that were handed out max_attempts times */
+    uint32_t max_attempts;     /* 1 to 65534, with dead_letter; 0: a message is handed out any number of times */
+    uint32_t memory;           /* enum ringbuf_memory, for this process */
 } ringbuf_options;
 
 /** What is fixed about a queue. */
@@ -130,8 +146,10 @@ typedef struct ringbuf_info {
     uint32_t permissions;
     uint32_t creator_pid;
     uint32_t truncated;        /* not fixed: 1 if this handle has found its file truncated; calls answer RINGBUF_E_CORRUPT */
+    uint32_t max_attempts;     /* 0: a message is handed out any number of times */
     char tag[32];
     char note[512];
+    char dead_letter[320];
 } ringbuf_info;
 
 /** What has become of the name of a queue's file.  Those who are attached go on in any case. */
@@ -214,7 +232,7 @@ typedef struct ringbuf_findings {
     uint64_t dangling_messages;/* in the ring, without the run that they refer to */
 } ringbuf_findings;
 
-/** Fill `options` with the defaults: 4 MiB, an arena of 64 MiB, unbounded items, 1024 participants, RINGBUF_OPEN_OR_CREATE, no flags. */
+/** Fill `options` with the defaults: 4 MiB, RINGBUF_ARENA_DEFAULT, unbounded items, 1024 participants, RINGBUF_OPEN_OR_CREATE, no flags. */
 RINGBUF_API void ringbuf_options_init(ringbuf_options *options);
 
 /** Create a queue, or attach to the one that is there (options->mode), and return a handle in *out.

@@ -21,6 +21,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -429,6 +430,15 @@ void rbi_process_name(char *name, size_t capacity)
     }
     if (length > 0 && name[length - 1] == '\n') length--;
     name[length > 0 ? length : 0] = '\0';
+}
+
+ringbuf_status rbi_directory_bytes(const char *directory, uint64_t *total, uint64_t *available)
+{
+    struct statvfs facts;
+    if (statvfs(directory, &facts) < 0) return from_errno(errno);
+    *total = (uint64_t)facts.f_blocks * facts.f_frsize;
+    *available = (uint64_t)facts.f_bavail * facts.f_frsize;
+    return RINGBUF_OK;
 }
 
 ringbuf_status rbi_directory_visit(const char *directory, const char *prefix,
