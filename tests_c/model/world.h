@@ -24,6 +24,8 @@ struct scenario {
     uint32_t free_blocks;
     uint32_t prefill;                   /* messages of a slot in it at the start (by nobody) */
     uint32_t turned;                    /* messages that went through it before, so that positions do not begin at 0 */
+    uint32_t reserved;                  /* so many cells have pages, 0: all, and laps are cut short there */
+    bool no_pages;                      /* and there are no more */
     bool wrap;                          /* positions begin just before the end of their numbers */
     bool may_sleep;                     /* more is asked for than there is */
     int8_t thread_of[MODEL_PROCESSES];  /* if not 0: uses the handle of process thread_of - 1, of the same process */
