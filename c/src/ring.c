@@ -625,7 +625,8 @@ static uint64_t least_lap(const struct rbi_ring *ring, uint64_t position)
     return by_age > ring->least_lap ? by_age : ring->least_lap;
 }
 
-/** Put a GAP at tail, which was read as `tail` before the slot's word was read as `word`, so that the next record lies at the front. */
+/** Put a GAP at tail, so that the next record lies at the front.  After tail was read as `tail`, the word there was read as `word`, which is
+ *  not of this lap, and then reclaim was found not to be beyond.  So `word` is not of a later lap either. */
 static void begin_again(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t tail, uint64_t word)
 {
     uint64_t position = position_of(ring, tail);
@@ -648,8 +649,8 @@ static enum rbi_ring_outcome look_ahead(struct rbi_ring *ring, struct rbi_lane *
     bool lacks = *wanted > reserved;
     if (!lacks && (reserved == all || *wanted <= reserved - reserved / 4)) return RBI_RING_OK;
     uint64_t word = load_word(ring, lane, position);
-    if (rbi_load_total64(&lane->cursors->tail) != tail) return RBI_RING_EMPTY; /* `word` may be of a later lap */
-    if (word_is_of(ring, word, position)) return RBI_RING_OK;                  /* nothing is claimed here any more */
+    if (rbi_load_total64(&lane->cursors->tail) != tail) return RBI_RING_EMPTY;
+    if (word_is_of(ring, word, position)) return RBI_RING_OK; /* nothing is claimed here any more: the claim goes past it */
     enum rbi_ring_outcome otherwise = lacks ? RBI_RING_UNRESERVED : RBI_RING_OK;
     /* In front there must be room for it; and while there is room here, too, a lap should not be given away for little. */
     if (index < (lacks ? 1 : reserved / 2) || cells >= reserved || reserved < least_lap(ring, position)) return otherwise;

@@ -78,6 +78,8 @@ const struct scenario scenarios[] = {
     {.name = "a short lap at the end of numbers", .scripts = {"ppp", "ggg"}, .reserved = 2, .wrap = true, .turned = 1, .quick = {3, 0, 0, 0}, .full = {-1, 1, 0, 0}},
     {.name = "a short lap, large", .scripts = {"PP", "gg"}, .arena = true, .free_blocks = 8, .reserved = 2, .turned = 1, .quick = {2, 0, 0, 0}, .full = {2, 1, 0, 0}},
     {.name = "a short lap, two cells", .scripts = {"wpw", "ggg"}, .cells_log2 = 3, .reserved = 4, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "a short lap, asked for room", .scripts = {"phphphph", "gggg"}, .cells_log2 = 3, .reserved = 4, .max_items = 3, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
+    {.name = "a short lap, a gap only", .scripts = {"p", "g0h", "g0hp0"}, .reserved = 2, .max_items = 3, .turned = 1, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
     {.name = "stale: a short lap", .scripts = {"pp", "gg"}, .reserved = 2, .quick = {1, 0, 4, 0}, .full = {2, 0, 4, 0}},
     {.name = "no pages", .scripts = {"p0p0p0", "g0g0g0"}, .cells_log2 = 3, .reserved = 4, .no_pages = true, .quick = {2, 0, 0, 0}, .full = {-1, 1, 0, 0}},
     {.name = "no pages, two producers", .scripts = {"p0p0", "p0p0", "g0g0"}, .cells_log2 = 3, .reserved = 4, .no_pages = true, .prefill = 1, .turned = 1, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},

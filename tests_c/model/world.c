@@ -447,6 +447,9 @@ static void call_other(int me, char letter, int64_t deadline)
         expect(status, "registry join", false);
         break;
     case 'f': expect(ringbuf_items_fd(rb, &accounts.processes[me].items_fd), "items_fd", false); break;
+    case 'h':
+        if (!rbi_ring_has_room(&rb->ring, SMALL_BYTES)) note_full(me);
+        break;
     case 'q': {
         uint64_t items, most = 0;
         expect(ringbuf_size(rb, &items), "size", false);
@@ -806,7 +809,7 @@ static void make_handle(int process)
     rbi_ring_init(&rb->ring, &segment->header.order, scenario->cells_log2, CELL_LOG2, scenario->max_items);
     rb->ring.patience = PATIENCE;
     if (scenario->reserved) {
-        rb->ring.least_lap = 1;
+        rb->ring.least_lap = scenario->no_pages ? UINT64_MAX : 1; /* or as many cells as there never are */
         rb->ring.age_shift = 63;
     }
     for (uint32_t lane = 0; lane < RBI_LANES; lane++)
