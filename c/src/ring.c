@@ -1197,8 +1197,9 @@ bool rbi_ring_make_do(struct rbi_ring *ring, uint64_t size)
         uint64_t word = load_word(ring, lane, position);
         if (rbi_load_total64(&lane->cursors->tail) != tail) return true;
         if (word_is_of(ring, word, position)) return true; /* the next claim goes past it */
-        /* What comes behind the GAP must find room before it, as if the ring ended here. */
-        if (make_room(ring, lane, position, cells_of_ring(ring) - index + cells) == RBI_RING_OK) {
+        /* What comes behind the GAP must find room before it, as if the ring ended here.  In a ring that is empty it does. */
+        enum rbi_ring_outcome room = make_room(ring, lane, position, cells_of_ring(ring) - index + cells);
+        if (room == RBI_RING_OK || load_reclaim(ring, lane) == position) {
             begin_again(ring, lane, tail, word);
             return true;
         }

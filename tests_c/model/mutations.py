@@ -329,7 +329,7 @@ MUTATIONS = [
     Mutation(
         "where there are no more pages, room in front is not asked for",
         "ring.c",
-        [("        if (make_room(ring, lane, position, cells_of_ring(ring) - index + cells) == RBI_RING_OK) {", "        if (true) {")],
+        [("        if (room == RBI_RING_OK || load_reclaim(ring, lane) == position) {", "        if (true) {")],
         "no pages, two producers", "2,0,0,0",
     ),
     # ---- orders that are weakened ----
