@@ -200,11 +200,21 @@ static void hook(enum rbi_point point)
     else raise(SIGSTOP);
 }
 
+/* Laps are cut short where pages end, although a queue as small as this one has all its pages from the first put on. */
+static bool laps_are_short;
+
+static void shorten_laps(ringbuf *rb)
+{
+    rb->ring.least_lap = 1;
+    rb->ring.age_shift = 63;
+}
+
 static ringbuf *attach(void)
 {
     ringbuf *rb = NULL;
     ringbuf_options how = options();
     if (ringbuf_open(&rb, "q", &how) != RINGBUF_OK) _exit(3);
+    if (laps_are_short) shorten_laps(rb);
     return rb;
 }
 
@@ -783,6 +793,39 @@ static void stand_before_the_last_position_and_a_mix(void)
     skip_to(LARGE_ID - 2);
 }
 
+/* ---- states where pages end ---- */
+
+/** The next record would end where pages do.  No other process is attached yet. */
+static void stand_where_pages_end(void)
+{
+    enum { PAGES = 12 };
+    laps_are_short = true;
+    shorten_laps(survivor);
+    rbi_store_total64(&survivor->header->lanes[0].reserved_cells, PAGES);
+    rbi_ring_start_at(&survivor->ring, rbi_ring_first_position(&survivor->ring) + PAGES - 1);
+}
+
+static void put_past_a_gap(void)
+{
+    stand_where_pages_end();
+    survivor_puts();
+    TEST_ASSERT_EQUAL_UINT64(2 * rbi_ring_cells(&survivor->ring) + 1, rbi_ring_tail_position(&survivor->ring));
+}
+
+static void leave_one_that_died_at_its_gap(void)
+{
+    stand_where_pages_end();
+    add_bystander(operate_put, RBI_POINT_began_again, KILL);
+    expect_none(next_id++);
+}
+
+static void leave_one_that_is_stopped_at_its_gap(void)
+{
+    stand_where_pages_end();
+    add_bystander(operate_put, RBI_POINT_began_again, STOP); /* it is killed in the end */
+    expect_none(next_id++);
+}
+
 static void return_one_and_put_more(void)
 {
     return_one();
@@ -951,6 +994,17 @@ static const struct scenario scenarios[] = {
     {"take many and return all, from two lanes", go_round, operate_take_many_and_return_all, TAKES | BATCHES, -1, NULL, NULL},
     {"take many and ack all, after two deaths", leave_a_dead_taker_and_a_dead_claimer, operate_take_many_and_ack_all, GETS | BATCHES, -1,
      NULL, NULL},
+    {"put where pages end", stand_where_pages_end, operate_put, PUTS, -1, NULL, NULL},
+    {"put all where pages end", stand_where_pages_end, operate_put_all, PUTS, -1, NULL, NULL},
+    {"put late where pages end", stand_where_pages_end, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
+    {"put into a shutdown where pages end", stand_where_pages_end, operate_put_shutdown, ENDS, RBI_POINT_claimed, shut_down, NULL},
+    {"put after one that died at its gap", leave_one_that_died_at_its_gap, operate_put, PUTS, -1, NULL, NULL},
+    {"put beside one that is stopped at its gap", leave_one_that_is_stopped_at_its_gap, operate_put, PUTS, -1, NULL, NULL},
+    {"get past a gap", put_past_a_gap, operate_get, GETS, -1, NULL, NULL},
+    {"take and nack past a gap", put_past_a_gap, operate_take_and_nack, TAKES, -1, NULL, NULL},
+    {"get after one that died at its gap", leave_one_that_died_at_its_gap, operate_get, GETS, -1, NULL, put_one},
+    {"poll beside one that is stopped at its gap", leave_one_that_is_stopped_at_its_gap, operate_poll, GETS, -1, NULL, NULL},
+    {"recover after one that died at its gap", leave_one_that_died_at_its_gap, operate_recover, 0, -1, NULL, NULL},
     {"put a large message", be_about_to_put_a_large_one, operate_put, PUTS, -1, NULL, NULL},
     {"put a large message late", skip_to_a_large_one, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
     {"put a large message into a full arena", fill_the_arena, operate_put, PUTS, -1, NULL, make_room_in_the_arena},
@@ -1283,6 +1337,7 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     all_of_the_arena.data = NULL;
     memset(attempts_seen, 0, sizeof attempts_seen);
     taken_by_bystanders = 0;
+    laps_are_short = false;
     listened_by = room_by = -1;
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_create(&survivor, "q", &with));
     if (scenario->arrange != leave_alone) scenario->arrange();

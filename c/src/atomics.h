@@ -107,7 +107,7 @@ static inline void rbi_pause(void)
     /* get, take, ack, nack */                                                                                            \
     X(take_began) X(taken) X(head_moved) X(retaken) X(copied) X(get_counted) X(released) X(release_woke)                  \
     X(nack_marked) X(given_back) X(hint_set) X(hint_cleared) X(skip_marked) X(skipped)                                    \
-    X(reclaimed) X(pages_reserved) X(reserved_published)                                                                  \
+    X(reclaimed) X(pages_reserved) X(reserved_published) X(began_again)                                                   \
     X(lane_closed) X(put_epoch_moved) X(lane_opened) X(get_epoch_moved)                                                   \
     /* the arena */                                                                                                       \
     X(run_begun) X(run_grown) X(run_backed) X(block_freed) X(run_freed) X(entry_filled) X(run_queued) X(run_leased)       \

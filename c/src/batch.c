@@ -83,6 +83,7 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
     ringbuf_status status = RINGBUF_OK;
     RBI_POINT(put_began);
     if (rbi_ring_has_room_for(&rb->ring, call->cells, call->count)) {
+        rbi_ring_look_ahead(&rb->ring, call->cells);
         while (claimed < call->count && status == RINGBUF_OK) {
             status = rbi_claim(rb, &call->messages[claimed].record, bytes_in_ring(rb, &call->messages[claimed]));
             if (status == RINGBUF_OK) claimed++;

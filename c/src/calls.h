@@ -97,13 +97,14 @@ static inline void rbi_gather(uint8_t *to, const ringbuf_part *parts, size_t cou
         if (part->size) rbi_copy(to, part->data, part->size);
 }
 
-/** Claim a record for so many bytes, which gets its pages if need be.  RINGBUF_E_TIMEOUT: the ring is full. */
+/** Claim a record for so many bytes, which gets its pages if need be.  RINGBUF_E_TIMEOUT: the ring is full.
+ *  RINGBUF_E_NO_SPACE: the file system has no more pages, and in those of the ring there is no room. */
 static inline ringbuf_status rbi_claim(ringbuf *rb, struct rbi_record *record, size_t bytes)
 {
     enum rbi_ring_outcome outcome;
     while ((outcome = rbi_ring_claim(&rb->ring, record, rb->registry.self, bytes)) == RBI_RING_UNRESERVED) {
         ringbuf_status status = rbi_segment_reserve(rb, record->lane, record->cells);
-        if (status != RINGBUF_OK) return status;
+        if (status != RINGBUF_OK && (status != RINGBUF_E_NO_SPACE || !rbi_ring_make_do(&rb->ring, bytes))) return status;
     }
     return rbi_status_of(outcome);
 }

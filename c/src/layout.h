@@ -48,7 +48,7 @@ enum {
 /* A slot's word, the one truth about the record that starts at its cell:
  *   { lap : 48 - cells_log2 | cells : cells_log2 | owner : 12 | kind : 4 }
  * lap   tells whether the word is about this lap at all: any other lap's word says "no record starts here yet"
- * cells how many cells the record occupies; of an END, which occupies one, how many epochs it leads on
+ * cells how many cells the record occupies; of an END, which occupies one, how many epochs it leads on; of a GAP, how many are left out
  * owner who may change the word next (CLAIMED, SKIPPED, TAKEN); of an END, the low bits of the epoch it ends; else 0 */
 enum rbi_kind {
     RBI_KIND_NONE = 0,
@@ -59,6 +59,7 @@ enum rbi_kind {
     RBI_KIND_RETURNED = 5, /* a message that consumers have gone past: published late, given back, or its taker died */
     RBI_KIND_RELEASED = 6, /* done, or void: its cells are free once `reclaim` has passed them */
     RBI_KIND_END = 7,      /* no record: puts go on in the next lane from here on */
+    RBI_KIND_GAP = 8,      /* no record: the rest of this lap is left out, the next record lies at the front */
 };
 
 /** The record that starts at this cell: its word, its size and, if it is small, its bytes. */

@@ -104,7 +104,11 @@ bool rbi_went_round_the_stuck(ringbuf *rb, uint64_t size)
     }
     if (now_ns - rbi_load_relaxed64(&rb->stuck_since_ns) < RBI_STUCK_NS) return false;
     rbi_store_relaxed64(&rb->stuck_at, 0);
-    return rbi_ring_bypass(&rb->ring);
+    struct rbi_record lacking;
+    enum rbi_ring_outcome outcome;
+    while ((outcome = rbi_ring_bypass(&rb->ring, size, &lacking)) == RBI_RING_UNRESERVED)
+        if (rbi_segment_reserve(rb, lacking.lane, lacking.cells) != RINGBUF_OK) return false;
+    return outcome == RBI_RING_OK;
 }
 
 ringbuf_status rbi_refer(ringbuf *rb, struct rbi_record *record, struct rbi_run *run, size_t size)

@@ -67,9 +67,9 @@ WORDS = (
     Word("tail, head, irregular", r"ring\.c:.*->(tail|head|irregular)", "load_total cas_total"),
     Word("reclaim", r"ring\.c:.*->reclaim", "load_acquire cas_acq_rel"),
     Word("reclaim_seen", r"ring\.c:.*->reclaim_seen", "load_acquire store_release"),
-    Word("reserved_cells, where looked at", r"ring\.c:has_pages_up_to:.*->reserved_cells", "load_total"),
+    Word("reserved_cells, where looked at", r"ring\.c:look_at_reserved:.*->reserved_cells", "load_total"),
     Word("reserved_cells", r"(ring\.c:rbi_ring_raise_reserved:reserved|segment\.c:.*reserved_cells)", "load_acquire cas_total"),
-    Word("reserved_seen", r"ring\.c:.*->reserved_seen", "load_acquire store_release"),
+    Word("reserved_seen", r"ring\.c:.*->(reserved_seen|roomy)", "load_acquire store_release"),
     Word("hint, epochs", r"ring\.c:.*->(returned|put_epoch|get_epoch)", "load_total cas_total"),
     Word("block, where claimed", r"arena\.c:claim:(&arena->table\[first\]|next)", "load_acquire cas_acq_rel"),
     Word("block, where freed", r"arena\.c:(free_blocks|rbi_arena_set_backed):&arena->table\[.*\]", "store_release"),
@@ -106,8 +106,9 @@ ENDS = {
         ("load_reclaim load_acquire reclaim", "rbi_ring_claim load_acquire reclaim_seen"),
     ),
     "E4 pages": (
-        ("rbi_ring_raise_reserved cas_total reserved_cells", "has_pages_up_to store_release reserved_seen"),
-        ("has_pages_up_to load_total reserved_cells, where looked at", "has_pages_up_to load_acquire reserved_seen"),
+        ("rbi_ring_raise_reserved cas_total reserved_cells", "look_at_reserved store_release reserved_seen"),
+        ("look_at_reserved load_total reserved_cells, where looked at", "has_pages_up_to load_acquire reserved_seen",
+         "rbi_ring_claim load_acquire reserved_seen"),
     ),
     "E5 entry": (
         ("rbi_registry_join store_total state of an entry", "recover_one store_total state of an entry",
@@ -139,7 +140,7 @@ ENDS = {
          "rbi_ring_raise_reserved cas_total reserved_cells"),
         ("rbi_event_wake_one load_total event word",),
         ("rbi_event_announce cas_total event word", "rbi_event_listen cas_total event word"),
-        ("load_word load_total slot word", "has_pages_up_to load_total reserved_cells, where looked at",
+        ("load_word load_total slot word", "look_at_reserved load_total reserved_cells, where looked at",
          "rbi_ring_take load_total hint, epochs", "rbi_ring_take load_total tail, head, irregular"),
     ),
     "T2 space": (

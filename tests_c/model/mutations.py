@@ -274,6 +274,64 @@ MUTATIONS = [
           "    uint64_t got = rbi_registry_gets_owed(&rb->registry);\n    *tasks = (int64_t)(waiting + got - rbi_registry_done(&rb->registry));")],
         "tasks in disorder", "2,0,0,0",
     ),
+    # ---- where pages end ----
+    Mutation(
+        "a lap is cut short although something is in it",
+        "ring.c",
+        [("    if (load_reclaim(ring, lane) != position) return otherwise;\n", "")],
+        "a short lap and no waiting", "2,0,0,0",
+    ),
+    Mutation(
+        "a gap counts as an item",
+        "ring.c",
+        [("    return word_kind(word) >= RBI_KIND_END ? past", "    return word_kind(word) == RBI_KIND_END ? past")],
+        "a short lap and no waiting", "2,0,0,0",
+    ),
+    Mutation(
+        "head goes past a gap before tail does",
+        "ring.c",
+        [("    if (word_kind(word) == RBI_KIND_GAP) help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */\n", "")],
+        "a short lap, a gap only", "2,0,0,0",
+    ),
+    Mutation(
+        "reclaim goes past a gap before head does",
+        "ring.c",
+        [("        if (position_of(ring, head) == position) pass_at_head", "        if (position_of(ring, head) == position && word_kind(word) != RBI_KIND_GAP) pass_at_head")],
+        "a short lap", "2,0,0,0",
+    ),
+    Mutation(
+        "a gap is put over what another one has claimed",
+        "ring.c",
+        [("    if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, gap)) return; /* another one was quicker */\n",
+          "    if (word == gap) return;\n    rbi_store_total64(&slot_at(ring, lane, position)->word, gap);\n")],
+        "a short lap, two producers", "2,0,0,0",
+    ),
+    Mutation(
+        "a gap is put where there is no page",
+        "ring.c",
+        [("    *wanted = index + cells < all ? index + cells + 1 : all;\n    if (index >= reserved) return RBI_RING_UNRESERVED;\n",
+          "    *wanted = index + cells < all ? index + cells : all;\n")],
+        "a short lap", "1,0,0,0",
+    ),
+    Mutation(
+        "a gap is nothing that a take goes past",
+        "ring.c",
+        [("        case RBI_KIND_GAP:\n            pass_at_head(ring, lane, head, word);", "            pass_at_head(ring, lane, head, word);\n"
+          "            if (kind == RBI_KIND_TAKEN) back_off(ring);\n            continue;\n        case RBI_KIND_GAP:\n            return RBI_RING_EMPTY;")],
+        "a short lap, asked for room", "2,0,0,0",
+    ),
+    Mutation(
+        "nothing is done with the pages there are when there are no more",
+        "ring.c",
+        [("            begin_again(ring, lane, tail, word);\n            return true;\n", "            return false;\n")],
+        "no pages", "1,0,0,0",
+    ),
+    Mutation(
+        "where there are no more pages, room in front is not asked for",
+        "ring.c",
+        [("        if (room == RBI_RING_OK || load_reclaim(ring, lane) == position) {", "        if (true) {")],
+        "no pages, two producers", "2,0,0,0",
+    ),
     # ---- orders that are weakened ----
     Mutation(
         "[E1] [E11] the publish and the size are relaxed",

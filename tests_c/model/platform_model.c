@@ -190,13 +190,19 @@ ringbuf_status rbi_random(void *bytes, size_t count)
 void rbi_process_name(char *name, size_t capacity) { strncpy(name, "model", capacity); }
 uint64_t rbi_page_bytes(void) { return 4096; }
 
+bool platform_model_no_pages;
+
 ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
+{
+    (void)fd, (void)offset, (void)bytes;
+    return platform_model_no_pages ? RINGBUF_E_NO_SPACE : RINGBUF_OK;
+}
+
+ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes)
 {
     (void)fd, (void)offset, (void)bytes;
     return RINGBUF_OK;
 }
-
-ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes) { return rbi_file_reserve(fd, offset, bytes); }
 
 /* ---- FIFOs ---- */
 

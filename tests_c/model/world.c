@@ -210,6 +210,7 @@ static void expect(ringbuf_status status, const char *call, bool may_time_out)
 {
     if (status == RINGBUF_OK || (may_time_out && (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_ARENA_FULL))) return;
     if (status == RINGBUF_E_SHUTDOWN && accounts.shutdown) return;
+    if (status == RINGBUF_E_NO_SPACE && scenario->no_pages) return;
     if (status == RINGBUF_E_CLOSED) return; /* judged in the scenarios that close */
     model_fail("%s answered: %s", call, ringbuf_status_text(status));
 }
@@ -230,7 +231,7 @@ static void call_put(int me, char letter, int64_t deadline)
     fill(buffer, item, size);
     ringbuf_status status = ringbuf_put(handle_of(me), buffer, size, deadline);
     expect(status, "put", deadline != RINGBUF_FOREVER);
-    if (status == RINGBUF_E_TIMEOUT) note_full(me);
+    if (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_NO_SPACE) note_full(me);
     end_put(item, status);
     end_call(me, (uint64_t)status);
 }
@@ -446,6 +447,9 @@ static void call_other(int me, char letter, int64_t deadline)
         expect(status, "registry join", false);
         break;
     case 'f': expect(ringbuf_items_fd(rb, &accounts.processes[me].items_fd), "items_fd", false); break;
+    case 'h':
+        if (!rbi_ring_has_room(&rb->ring, SMALL_BYTES)) note_full(me);
+        break;
     case 'q': {
         uint64_t items, most = 0;
         expect(ringbuf_size(rb, &items), "size", false);
@@ -644,12 +648,13 @@ static void check_items(void)
         }
     }
     /* "Full". */
-    for (int i = 0; i < accounts.full_count && scenario->max_items && !model_anybody_died(); i++) {
+    for (int i = 0; i < accounts.full_count && (scenario->max_items || scenario->no_pages) && !model_anybody_died(); i++) {
         uint64_t most = scenario->prefill;
         for (int item = 0; item < ITEMS; item++)
             if ((accounts.items[item].state == PUT || accounts.items[item].state == PUTTING) && accounts.items[item].put_begin < accounts.full[i].end) most++;
         for (int k = 0; k < accounts.delivery_count; k++)
             if (accounts.deliveries[k].item >= 0 && accounts.deliveries[k].end < accounts.full[i].begin && most) most--;
+        if (scenario->no_pages && most == 0) model_fail("a put was told that there is no room, and nothing was in the queue");
         if (most < scenario->max_items) model_fail("a put was told that the queue is full, with at most %lu items in it", most);
     }
 }
@@ -667,6 +672,10 @@ static void check_words(void)
             if (kind == RBI_KIND_CLAIMED || kind == RBI_KIND_SKIPPED || kind == RBI_KIND_TAKEN)
                 model_fail("slot %lu of lane %u still has an owner: %lx", i, lane, word);
         }
+    for (uint32_t lane = 0; lane < RBI_LANES; lane++)
+        for (uint64_t i = segment->header.lanes[lane].reserved_cells; i < UINT64_C(1) << scenario->cells_log2; i++)
+            if (segment->slots[lane][i].word || segment->slots[lane][i].size) model_fail("slot %lu of lane %u was written and has no page", i, lane);
+    if (scenario->no_pages && segment->header.lanes[0].reserved_cells != scenario->reserved) model_fail("there are pages from nowhere");
     ringbuf_findings findings;
     if (ringbuf_check(&handles[MAIN], &findings) != RINGBUF_OK) model_fail("check did not answer");
     uint64_t expected = filler.blocks ? 1 : 0; /* the run that keeps the arena small */
@@ -708,6 +717,8 @@ static void check_room(void)
     while (fits < 40 && ringbuf_put(&handles[MAIN], buffer, sizeof buffer, 0) == RINGBUF_OK) fits++;
     bool somebody_holds = false;
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) somebody_holds |= !is_dead(p) && accounts.processes[p].hand_count;
+    /* Where no pages are to be had, as many as lie between the front and the last page, or to either side of where tail stands. */
+    if (scenario->no_pages && fits && fits < scenario->reserved) expected = fits;
     if (fits != expected && !somebody_holds) model_fail("the ring takes %lu messages and should take %lu", fits, expected);
     size_t size;
     for (uint64_t i = 0; i < fits; i++)
@@ -797,6 +808,10 @@ static void make_handle(int process)
     rb->mirror_bytes = UINT64_C(1) << (scenario->cells_log2 + CELL_LOG2);
     rbi_ring_init(&rb->ring, &segment->header.order, scenario->cells_log2, CELL_LOG2, scenario->max_items);
     rb->ring.patience = PATIENCE;
+    if (scenario->reserved) {
+        rb->ring.least_lap = scenario->no_pages ? UINT64_MAX : 1; /* or as many cells as there never are */
+        rb->ring.age_shift = 63;
+    }
     for (uint32_t lane = 0; lane < RBI_LANES; lane++)
         rbi_ring_add_lane(&rb->ring, &segment->header.lanes[lane], segment->slots[lane], data[lane]);
     rb->ring.looks_aside = scenario->arena;
@@ -903,7 +918,10 @@ const struct model_program *world_arrange(const struct scenario *wanted)
     uint64_t first = rbi_ring_first_position(&rb->ring);
     if (copy.wrap) first = (UINT64_C(1) << (63 - copy.cells_log2)) - (UINT64_C(1) << copy.cells_log2);
     rbi_ring_start_at(&rb->ring, first);
-    for (uint32_t lane = 0; lane < RBI_LANES; lane++) segment->header.lanes[lane].reserved_cells = UINT64_C(1) << copy.cells_log2;
+    for (uint32_t lane = 0; lane < RBI_LANES; lane++)
+        segment->header.lanes[lane].reserved_cells = !copy.reserved ? UINT64_C(1) << copy.cells_log2
+                                                   : lane && copy.no_pages ? 0 : copy.reserved;
+    platform_model_no_pages = false;
     join(MAIN);
     for (int p = 0; p < processes; p++)
         if (copy.scripts[p][0] != 'J' && !copy.thread_of[p]) join(p);
@@ -923,6 +941,7 @@ const struct model_program *world_arrange(const struct scenario *wanted)
         if (rbi_attempt_reserve(rb, &call) != RINGBUF_OK) abort();
         filler = call.run;
     }
+    platform_model_no_pages = copy.no_pages;
     memcpy(kept_handles, handles, sizeof kept_handles);
     for (uint32_t i = 0; i < UINT32_C(1) << copy.cells_log2; i++) memcpy(kept_payloads[i], segment->slots[0][i].payload, RBI_INLINE_BYTES);
     platform_model_keep();
