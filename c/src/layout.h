@@ -48,7 +48,8 @@ enum {
 /* A slot's word, the one truth about the record that starts at its cell:
  *   { lap : 48 - cells_log2 | cells : cells_log2 | owner : 12 | kind : 4 }
  * lap   tells whether the word is about this lap at all: any other lap's word says "no record starts here yet"
- * cells how many cells the record occupies; of an END, which occupies one, how many epochs it leads on; of a GAP, how many are left out
+ * cells how many cells the record occupies; of an END, which occupies one, how many epochs it leads on; of a GAP, how many it leaves
+ *       out
  * owner who may change the word next (CLAIMED, SKIPPED, TAKEN); of an END, the low bits of the epoch it ends; else 0 */
 enum rbi_kind {
     RBI_KIND_NONE = 0,

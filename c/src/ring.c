@@ -61,22 +61,23 @@
  *   A claim needs no epoch to be safe: tail stands at END in every lane but the open one.  A take checks that get_epoch has not moved
  *   since it looked at head, or it might take from a lane that has been reopened for messages of a later epoch.
  *
- * Pages.  Slots and cells get their pages in steps, from the front on, before tail first comes to them; reserved_cells says how far.  If
- * each lap went on to the ring's end, a queue that never holds more than one message would soon have all of its pages.  So a producer
- * that comes to where pages end, or into the last quarter of them, and finds the lane empty begins again at the front: it puts a GAP
- * at tail, a word that stands for all cells from there to the end of the lap.
- *   The GAP is complete with the compare-and-swap that makes it, and nobody owns it.  So a process that stops or dies before it has
- *   left nothing, and one that stops or dies after it has left a word that every other process passes, at tail, at head and at
- *   reclaim.  Of several producers one makes it; the others find the word changed and look again.  It is no item: cursors do not
- *   count it.
- *   Who may put it: the cells from tail to the end of the lap and all before tail have been reclaimed, for reclaim was found at tail, and
- *   they stay so unless another process claims at tail, which changes the word.  A consumer's reads of a cell that the GAP stands for
- *   are over ([E2], [E3]); the GAP writes one slot's word and nothing else.  Since nothing in use lies before a GAP, reclaim can pass it
- *   at once: it takes no capacity from anybody.
- *   Where it lies there must be a page.  So while a lane has not all of its pages, a claim needs one slot more than its own cells.  An
- *   END has room there, too.
- *   A GAP uses up a lap, and a word is told from an older one by its lap.  So the older a ring is, the longer its laps must be: in lap n a
- *   lap is cut short only if n >> age_shift cells have pages, which are all of them when an eighth of the laps there are has gone.
+ * Pages.  Slots and cells get their pages in steps, from the front on, before tail first comes to them; reserved_cells says how
+ * far.  If each lap went on to the ring's end, a queue that never holds more than one message would soon have all of its
+ * pages.  So a producer that comes to where pages end, or into the last quarter of them, and finds the lane empty begins again at
+ * the front: it puts a GAP at tail, a word that stands for all cells from there to the end of the lap.
+ *   The GAP is complete with the compare-and-swap that makes it, and nobody owns it.  So a process that stops or dies before it
+ *   has left nothing, and one that stops or dies after it has left a word that every other process passes, at tail, at head and
+ *   at reclaim.  Of several producers one makes it; the others find the word changed and look again.  It is no item: cursors do
+ *   not count it.
+ *   Who may put it: the cells from tail to the end of the lap and all before tail have been reclaimed, for reclaim was found at
+ *   tail, and they stay so unless another process claims at tail, which changes the word.  A consumer's reads of a cell that the
+ *   GAP stands for are over ([E2], [E3]); the GAP writes one slot's word and nothing else.  Since nothing in use lies before a
+ *   GAP, reclaim can pass it at once: it takes no capacity from anybody.
+ *   Where it lies there must be a page.  So while a lane has not all of its pages, a claim needs one slot more than its own
+ *   cells.  An END has room there, too.
+ *   A GAP uses up a lap, and a word is told from an older one by its lap.  So the older a ring is, the longer its laps must be:
+ *   in lap n a lap is cut short only if n >> age_shift cells have pages, which are all of them when an eighth of the laps there
+ *   are has gone.
  *   When the file system has no more pages to give, rbi_ring_make_do() does the same whatever the length of the lap, and also if
  *   the lane is not empty but has room at its front: then what has pages is a ring by itself.  In that case the GAP takes
  *   capacity until what lies before it is released; there is no memory that it could be taken from.
@@ -625,8 +626,8 @@ static uint64_t least_lap(const struct rbi_ring *ring, uint64_t position)
     return by_age > ring->least_lap ? by_age : ring->least_lap;
 }
 
-/** Put a GAP at tail, so that the next record lies at the front.  After tail was read as `tail`, the word there was read as `word`, which is
- *  not of this lap, and then reclaim was found not to be beyond.  So `word` is not of a later lap either. */
+/** Put a GAP at tail, so that the next record lies at the front.  After tail was read as `tail`, the word there was read as `word`, which
+ *  is not of this lap, and then reclaim was found not to be beyond.  So `word` is not of a later lap either. */
 static void begin_again(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t tail, uint64_t word)
 {
     uint64_t position = position_of(ring, tail);
@@ -638,12 +639,13 @@ static void begin_again(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t t
 
 /** A claim of `cells` cells at `tail` comes to where pages end, or near it.  OK: go on.  EMPTY: look again.  UNRESERVED: so many cells
  *  must have pages.  CORRUPT. */
-static enum rbi_ring_outcome look_ahead(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t tail, uint64_t cells, uint64_t *wanted)
+static enum rbi_ring_outcome look_ahead(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t tail, uint64_t cells,
+                                        uint64_t *wanted)
 {
     const uint64_t all = cells_of_ring(ring);
     uint64_t position = position_of(ring, tail), index = index_of(ring, position);
     uint64_t reserved = look_at_reserved(ring, lane);
-    /* A slot behind it, for a GAP or an END.  A record that wraps needs pages up to the end; those at the beginning are there already. */
+    /* A slot behind it, for a GAP or an END.  A record that wraps needs pages up to the end; at the beginning they are there already. */
     *wanted = index + cells < all ? index + cells + 1 : all;
     if (index >= reserved) return RBI_RING_UNRESERVED;
     bool lacks = *wanted > reserved;
@@ -722,8 +724,9 @@ void rbi_ring_look_ahead(struct rbi_ring *ring, uint64_t cells)
 {
     struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
     uint64_t tail = rbi_load_total64(&lane->cursors->tail), wanted;
+    uint64_t end = index_of(ring, position_of(ring, tail)) + cells;
     /* acquire: as in a claim.  The outcome is the first claim's to find. */
-    if (index_of(ring, position_of(ring, tail)) + cells >= rbi_load_acquire64(&lane->roomy)) look_ahead(ring, lane, tail, cells, &wanted);
+    if (end >= rbi_load_acquire64(&lane->roomy)) look_ahead(ring, lane, tail, cells, &wanted);
 }
 
 void rbi_ring_refer(struct rbi_record *record, uint64_t size, uint64_t run)
@@ -1139,8 +1142,8 @@ static bool is_quiet(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoc
     return age > 0 && rbi_load_total64(&ring->order->get_epoch) > epoch - (uint64_t)age;
 }
 
-/** Whether a lane that is quiet has the pages for a claim of `cells` cells, there or at its front.  If not, *wanted is how many it lacks
- *  pages up to. */
+/** Whether a lane that is quiet has the pages for a claim of `cells` cells, where its tail stands or at its front.  *wanted: how many of
+ *  its cells must have pages for the former. */
 static bool has_pages_for(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t cells, uint64_t *wanted)
 {
     uint64_t tail = position_of(ring, rbi_load_total64(&lane->cursors->tail));

@@ -14,8 +14,8 @@ struct rbi_lane {
     struct rbi_cursors *cursors;
     rbi_atomic64 reclaim_seen;   /* a lower bound of cursors->reclaim: mostly saves a cache miss */
     rbi_atomic64 reserved_seen;  /* likewise of cursors->reserved_cells */
-    rbi_atomic64 roomy;          /* a claim that ends before this cell need not look at pages: three quarters of reserved_seen, and when
-                                    all have pages, any cell */
+    rbi_atomic64 roomy;          /* a claim that ends before this cell need not look at pages: three quarters of reserved_seen, or,
+                                    when all have pages, wherever it ends */
 };
 
 /** A process's view of a ring: where it lies and how big it is (copied out of the checked stamp, never read from shared memory
@@ -73,7 +73,8 @@ uint64_t rbi_ring_max_payload(const struct rbi_ring *ring);
 
 /** Reserve room for `size` bytes in the name of `owner`.  Lock-free.
  *  OK: *record is owner's to fill; end it with publish or void.  FULL: at one moment during the call there was no room.
- *  UNRESERVED: record->cells is how many cells of record->lane must have pages; reserve them, raise reserved_cells, try again.  CORRUPT. */
+ *  UNRESERVED: record->cells is how many cells of record->lane must have pages; reserve them, raise reserved_cells, try again.
+ *  CORRUPT. */
 enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t size);
 
 /** Before claims of `cells` cells together: if their pages end before that and the ring is empty, begin again at the front. */
@@ -134,8 +135,8 @@ uint64_t rbi_ring_stuck_at(struct rbi_ring *ring, uint64_t size);
  *  first: without them the next claim could be worse off there, on a file system that is full. */
 enum rbi_ring_outcome rbi_ring_bypass(struct rbi_ring *ring, uint64_t size, struct rbi_record *record);
 
-/** After a claim of `size` bytes was UNRESERVED, and there are no pages to be had: make do with those there are.  Begin again at the front
- *  of this lane, or go on in another, if there is room.  Returns whether a claim may try again.  Lock-free. */
+/** After a claim of `size` bytes was UNRESERVED, and there are no pages to be had: make do with those there are.  Begin again at the
+ *  front of this lane, or go on in another, if there is room.  Returns whether a claim may try again.  Lock-free. */
 bool rbi_ring_make_do(struct rbi_ring *ring, uint64_t size);
 
 /** Look, without changing anything that matters, whether a take could succeed now.  For spinning. */

@@ -380,6 +380,13 @@ static ringbuf_options options(void)
     return made;
 }
 
+static void shorten_laps(ringbuf *rb)
+{
+    if (!plan->short_laps) return;
+    rb->ring.least_lap = 1;
+    rb->ring.age_shift = 63;
+}
+
 static void start(int place)
 {
     struct child *child = &children[place];
@@ -398,6 +405,7 @@ static void start(int place)
     ringbuf *rb;
     ringbuf_options how = options();
     if (ringbuf_open(&rb, "history", &how) != RINGBUF_OK) _exit(2);
+    shorten_laps(rb);
     listen_at_points();
     work(rb);
     ringbuf_free(rb);
@@ -596,10 +604,12 @@ void storm(const struct storm_plan *how, uint64_t operations, uint64_t seed, str
     if (ringbuf_create(&rb, "history", &queue) != RINGBUF_OK) {
         complain(record, "no queue", 0);
     } else {
+        shorten_laps(rb);
         for (int i = 0; i < plan->workers; i++) start(i);
         harm(operations, record);
         let_finish(record);
         drain(rb, record);
+        record->laps = rbi_ring_tail_position(&rb->ring) / rbi_ring_cells(&rb->ring);
         ringbuf_unlink(rb);
         ringbuf_free(rb);
     }
