@@ -25,6 +25,7 @@ struct rbi_ring {
     uint32_t patience;           /* pauses to make when another one is at it: writing the message at head, or taking the same turn */
     uint32_t lane_count;
     bool looks_aside;            /* there is an arena, in which a returned message may be */
+    bool undone;                 /* the last rbi_ring_recover() through this changed something, or met something returned */
     uint64_t max_items;          /* 0: unbounded */
     struct rbi_lane lanes[RBI_LANES];
 };
