@@ -124,13 +124,13 @@ static int outbox_list(const outbox *box, ringbuf_part **parts, size_t **part_co
 static ringbuf_status put_all(ringbuf *rb, const ringbuf_part *parts, const size_t *part_counts, size_t count, size_t bytes,
                               int64_t deadline_ns, int *raised)
 {
-    int64_t until_ns = 0;
+    int64_t until_ns = 0, slice_ns = 0;
     for (;;) {
         PyThreadState *state = until_ns || bytes > MANY_BYTES ? PyEval_SaveThread() : NULL;
         ringbuf_status status = ringbuf_put_all_parts(rb, parts, part_counts, count, until_ns);
         if (state) PyEval_RestoreThread(state);
         if (status == RINGBUF_OK || !port_goes_on(rb, status, until_ns, deadline_ns, raised)) return status;
-        until_ns = port_next_look(deadline_ns);
+        until_ns = port_next_look(deadline_ns, &slice_ns);
     }
 }
 
@@ -228,10 +228,10 @@ static ringbuf_status inbox_take(port *self, inbox *box, size_t most, size_t mos
     }
     ringbuf_message *to = box->messages + box->count;
     size_t count = 0;
-    int64_t until_ns = 0;
+    int64_t until_ns = 0, slice_ns = 0;
     ringbuf_status status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, 0);
     while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
-        until_ns = port_next_look(deadline_ns);
+        until_ns = port_next_look(deadline_ns, &slice_ns);
         PyThreadState *state = PyEval_SaveThread();
         status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, until_ns);
         PyEval_RestoreThread(state);

@@ -34,8 +34,10 @@ typedef struct port {
 int port_deadline_of(PyObject *key, int64_t *deadline_ns);
 
 /** How long to wait before looking for signals again.  A signal that comes during a sleep ends it at once; but one that comes
- *  in the microseconds before it, when Python has just noted it and we do not know, would be noticed only after it. */
-int64_t port_next_look(int64_t deadline_ns);
+ *  in the microseconds before it, when Python has just noted it and we do not know, is noticed only after it.  So a wait is in slices: the
+ *  first is of 100 ms, as most waits are short, and each is twice as long as the one before, up to 4 s, for a thousand processes that
+ *  wait would else wake up 10,000 times a second for this.  *slice_ns is the length of the last one; 0: there was none. */
+int64_t port_next_look(int64_t deadline_ns, int64_t *slice_ns);
 
 /** Whether to go on waiting: a signal came, or it is only time to look for one.  *raised if a handler has raised, or the warning that
  *  the queue's file was deleted, which comes here. */

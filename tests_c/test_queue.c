@@ -1011,6 +1011,83 @@ static void test_a_poll_finds_it_too_if_it_comes_often_enough(void)
     assert_size(0);
 }
 
+static void test_one_who_waits_by_descriptors_finds_it_by_watching(void)
+{
+    int64_t next_ns = 0;
+    put(queue, "a");
+    TEST_ASSERT_EQUAL_INT(-SIGKILL, run_child(take_one_and_die, NULL));
+    while (stats_of(queue).items == 0) {
+        ASSERT_OK(ringbuf_watch(queue, &next_ns));
+        TEST_ASSERT_GREATER_THAN_INT64(0, next_ns);
+        int64_t left_ns = next_ns - ringbuf_now_ns();
+        if (left_ns > 0) nap_ms(left_ns / MILLISECOND + 1);
+    }
+    TEST_ASSERT_EQUAL_UINT64(1, stats_of(queue).recoveries);
+    get(queue, "a");
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_watch(NULL, &next_ns));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_watch(queue, NULL));
+    ringbuf_close(queue);
+    ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_watch(queue, &next_ns));
+}
+
+static void test_watching_before_its_time_looks_for_nobody(void)
+{
+    int64_t next_ns, again_ns;
+    const rbi_atomic64 *looked_ns = &queue->header->watch.looked_ns;
+    for (int early = 0; early < 3;) {
+        ASSERT_OK(ringbuf_watch(queue, &next_ns));
+        uint64_t looked = rbi_load_relaxed64(looked_ns);
+        ASSERT_OK(ringbuf_watch(queue, &again_ns));
+        if (ringbuf_now_ns() >= next_ns) continue; /* we were slow */
+        TEST_ASSERT_EQUAL_INT64(next_ns, again_ns);
+        TEST_ASSERT_EQUAL_UINT64(looked, rbi_load_relaxed64(looked_ns));
+        early++;
+    }
+}
+
+static void test_all_handles_that_wait_share_one_look(void)
+{
+    enum { OTHERS = 15 };
+    ringbuf *others[OTHERS];
+    int64_t next_ns;
+    for (int i = 0; i < OTHERS; i++) others[i] = open_again();
+    for (bool in_time = false; !in_time;) {
+        int64_t begin_ns = ringbuf_now_ns();
+        uint64_t recovered;
+        ASSERT_OK(ringbuf_recover(queue, &recovered));
+        uint64_t looked = rbi_load_relaxed64(&queue->header->watch.looked_ns), seen = 0;
+        for (int i = 0; i < OTHERS; i++) {
+            ASSERT_OK(ringbuf_watch(others[i], &next_ns));
+            seen += rbi_load_relaxed64(&queue->header->watch.looked_ns) == looked;
+        }
+        in_time = ringbuf_now_ns() - begin_ns < 100 * MILLISECOND; /* else another look was due */
+        if (in_time) TEST_ASSERT_EQUAL_UINT64(OTHERS, seen);
+    }
+    for (int i = 0; i < OTHERS; i++) ringbuf_free(others[i]);
+}
+
+static int open_many_and_die(void *context)
+{
+    ringbuf *rb;
+    (void)context;
+    for (int i = 0; i < 18; i++)
+        if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
+    die();
+}
+
+static void test_who_finds_a_queue_full_of_the_dead_looks_although_another_one_has_just_looked(void)
+{
+    ringbuf *more;
+    recreate(0, 19);
+    TEST_ASSERT_EQUAL_INT(-SIGKILL, run_child(open_many_and_die, NULL));
+    /* Attachments rely on a look for as long as they want to be few beside it. */
+    rbi_store_relaxed64(&queue->header->watch.cost_ns, UINT64_C(50) * MILLISECOND);
+    rbi_store_relaxed64(&queue->header->watch.looked_ns, (uint64_t)ringbuf_now_ns());
+    ASSERT_OK(ringbuf_open(&more, "queue", NULL));
+    TEST_ASSERT_EQUAL_UINT64(18, stats_of(queue).recoveries);
+    ringbuf_free(more);
+}
+
 struct holder {
     stage holds;
 };
@@ -1392,6 +1469,10 @@ int main(void)
     RUN_TEST(test_what_a_killed_process_had_taken_reaches_a_waiting_get_by_itself);
     RUN_TEST(test_a_get_from_a_queue_that_is_shut_down_first_looks_for_what_the_dead_had_taken);
     RUN_TEST(test_a_poll_finds_it_too_if_it_comes_often_enough);
+    RUN_TEST(test_one_who_waits_by_descriptors_finds_it_by_watching);
+    RUN_TEST(test_watching_before_its_time_looks_for_nobody);
+    RUN_TEST(test_all_handles_that_wait_share_one_look);
+    RUN_TEST(test_who_finds_a_queue_full_of_the_dead_looks_although_another_one_has_just_looked);
     RUN_TEST(test_recover_counts_the_dead_it_cleaned_up_after);
     RUN_TEST(test_a_stopped_process_keeps_what_it_has_and_stops_nobody);
     RUN_TEST(test_an_inherited_handle_works_in_the_child_which_is_a_participant_of_its_own);

@@ -508,6 +508,7 @@ struct recovery {
     uint32_t owner;
     bool keep;
     bool some_returned;
+    bool undone;
     bool corrupt;
 };
 
@@ -547,6 +548,7 @@ static void drop_unpublished(struct rbi_arena *arena, struct recovery *recovery,
     if (fate == RBI_KIND_READY || fate == RBI_KIND_TAKEN || fate == RBI_KIND_RETURNED) return;
     /* Not published, or consumed since we read the word: then it has changed. */
     if (!rbi_cas_total64(&arena->table[first], word, with(word, recovery->owner, RBI_BLOCK_RESERVED))) return;
+    recovery->undone = true;
     RBI_POINT(recovery_run_dropped);
     discard(arena, first, word, recovery->now_s);
 }
@@ -565,6 +567,7 @@ static bool undo(struct rbi_arena *arena, uint64_t block, uint64_t word, void *c
     case RBI_BLOCK_RESERVED:
     case RBI_BLOCK_HELD:
         if (recovery->keep) break;
+        recovery->undone = true;
         discard(arena, block, word, recovery->now_s);
         RBI_POINT(recovery_run_freed);
         break;
@@ -572,6 +575,7 @@ static bool undo(struct rbi_arena *arena, uint64_t block, uint64_t word, void *c
         drop_unpublished(arena, recovery, block, word);
         break;
     case RBI_BLOCK_LEASED:
+        recovery->undone = true;
         return_lease(arena, recovery, block, word);
         break;
     default:
@@ -585,6 +589,7 @@ enum rbi_arena_outcome rbi_arena_recover(struct rbi_arena *arena, struct rbi_rin
     struct recovery recovery = {.ring = ring, .owner = owner, .keep = keep, .now_s = now_s};
     walk(arena, undo, &recovery);
     if (recovery.some_returned) rbi_ring_set_returned(ring);
+    arena->undone = recovery.undone || recovery.some_returned;
     return recovery.corrupt ? RBI_ARENA_CORRUPT : RBI_ARENA_OK;
 }
 

@@ -14,6 +14,7 @@ struct rbi_arena {
     uint8_t *memory;
     uint64_t blocks;             /* 0: there is no arena */
     uint32_t block_log2;
+    bool undone;                 /* the last rbi_arena_recover() through this changed something, or met something returned */
 };
 
 /** A run of blocks that this process owns, or is about to. */

@@ -116,6 +116,7 @@ static inline void rbi_pause(void)
     /* waiting */                                                                                                         \
     X(waiter_announced) X(waiter_woke) X(event_bumped)                                                                    \
     /* recovery */                                                                                                        \
+    X(look_began) X(look_ended)                                                                                           \
     X(recovery_locked) X(recovery_tail_helped) X(recovery_voided) X(recovery_returned) X(recovery_swept)                  \
     X(recovery_hinted) X(recovery_woke) X(recovery_forgave) X(recovery_freed)                                             \
     X(recovery_lease_undone) X(recovery_run_dropped) X(recovery_run_freed)                                                \

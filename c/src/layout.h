@@ -180,11 +180,12 @@ struct rbi_arena_words {
     uint64_t zero_short[15];
 };
 
-/** When somebody last looked whether a participant has died: one look serves all who wait (registry.c). */
+/** The last look for participants that have died: one look serves all that wait (registry.c).  All three are hints. */
 struct rbi_watch {
-    rbi_atomic64 looked_ns;        /* CLOCK_MONOTONIC at the beginning of the last look; a hint, other clocks may have written it */
-    rbi_atomic64 cost_ns;          /* how long that look took; a hint */
-    uint64_t zero[14];
+    rbi_atomic64 looked_ns;        /* CLOCK_MONOTONIC at its beginning; another clock, of another time namespace, may have written it */
+    rbi_atomic64 cost_ns;          /* the processor time that one took which found nobody dead */
+    rbi_atomic64 participants;     /* how many entries it found in use */
+    uint64_t zero[13];
 };
 
 /** Whose turn it is at the arena: of those that wait for room, the one that has waited longest, once it has waited long (arena.c). */

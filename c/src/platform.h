@@ -52,6 +52,8 @@ enum rbi_lock_kind { RBI_LOCK_SHARED, RBI_LOCK_EXCLUSIVE };
 /** Try to lock byte `which` (layout.h).  RINGBUF_E_BUSY if another open file holds it.  Converts a lock already held. */
 ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind);
 void rbi_lock_drop(rbi_fd fd, uint32_t which);
+/** Whether another open file is known to hold byte `which`: asks and changes nothing.  False also if the system does not say. */
+bool rbi_lock_is_held(rbi_fd fd, uint32_t which);
 
 /* ---- a FIFO, used as a flag that select and epoll can see: up while there are bytes in it ---- */
 
@@ -99,6 +101,8 @@ void rbi_nap(int64_t ns);
 /* ---- the rest ---- */
 
 int64_t rbi_monotonic_ns(void);
+/** Processor time that this thread has used. */
+int64_t rbi_thread_ns(void);
 uint64_t rbi_realtime_ns(void);
 uint32_t rbi_pid(void);
 uint32_t rbi_user(void);

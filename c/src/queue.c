@@ -301,6 +301,20 @@ ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered)
     return rbi_handle_leave(rb, status);
 }
 
+ringbuf_status ringbuf_watch(ringbuf *rb, int64_t *next_ns)
+{
+    if (!rb || !next_ns) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    int64_t now_ns = rbi_monotonic_ns();
+    if (now_ns >= rbi_segment_wakes_ns(rb)) {
+        rbi_segment_watch(rb, now_ns);
+        if (!rbi_handle_is_lost(rb) && rbi_ready_is_asked(rb)) rbi_ready_settle(rb); /* as in ringbuf_recover() */
+    }
+    *next_ns = rbi_segment_wakes_ns(rb);
+    return rbi_handle_leave(rb, RINGBUF_OK);
+}
+
 int ringbuf_deletion_is_news(ringbuf *rb)
 {
     /* Of several threads one tells. */

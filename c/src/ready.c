@@ -28,7 +28,7 @@
  * next to make room clears LISTENERS and raises the flag.  All who listen see it, try, and lower it again, perhaps before another one
  * has looked: so who has lowered it and goes raises it again (ringbuf_pass_on); who stays has found, after lowering it, that there is no
  * room for him.  Two levels, because who waits for tasks does not find that.  What may still be missed (by one who wants less than
- * the one who lowered it) is met by the look that everybody who waits takes every 100 ms anyway, because of the dead.
+ * the one who lowered it) is met by the attempt that each of them makes every 100 ms anyway.
  *
  * Who has a FIFO open.  Listeners hold a shared lock on it; those who only tell, none.  Who gets the exclusive lock knows that nobody
  * listens any more: he removes the FIFO, and then makes listeners[level] even.  A death between the two leaves a word that says that

@@ -1057,6 +1057,7 @@ void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record)
 struct recovery {
     uint32_t owner;
     bool some_returned;
+    bool undone;
 };
 
 static bool undo(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word, void *context)
@@ -1064,6 +1065,7 @@ static bool undo(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position
     struct recovery *recovery = context;
     if (word_kind(word) == RBI_KIND_RETURNED) recovery->some_returned = true;
     if (word_owner(word) != recovery->owner) return true;
+    if (word_kind(word) != RBI_KIND_END) recovery->undone = true; /* an END's owner is none */
     switch (word_kind(word)) {
     case RBI_KIND_CLAIMED:
     case RBI_KIND_SKIPPED:
@@ -1108,6 +1110,7 @@ enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner)
     /* Also for records that were only met: who returned them may have died before it set the hint. */
     if (recovery.some_returned) rbi_ring_set_returned(ring);
     RBI_POINT(recovery_hinted);
+    ring->undone = recovery.undone || recovery.some_returned;
     return RBI_RING_OK;
 }
 

@@ -27,6 +27,7 @@ struct rbi_ring {
     uint32_t patience;           /* pauses to make when another one is at it: writing the message at head, or taking the same turn */
     uint32_t lane_count;
     bool looks_aside;            /* there is an arena, in which a returned message may be */
+    bool undone;                 /* the last rbi_ring_recover() through this changed something, or met something returned */
     uint64_t max_items;          /* 0: unbounded */
     uint64_t least_lap;          /* a lap is cut short only after so many cells, */
     uint32_t age_shift;          /* and, of a ring in its lap n, after n >> age_shift */

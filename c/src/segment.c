@@ -11,7 +11,7 @@
  * Create:  nameless file -> size -> header page -> stamp -> present -> participant -> link to the name.
  *          Nobody can find it before it is complete; a death before the link leaves nothing.  The loser of two attaches to the winner's.
  * Attach:  open -> present (shared; or exclusively, if alone: then first see whether it was left behind and is to be removed)
- *          -> the name still leads here? -> check the stamp -> map -> recover the dead -> participant.
+ *          -> the name still leads here? -> check the stamp -> map -> recover the dead, if nobody has just looked -> participant.
  * Leave:   participant no more -> not present -> alone? -> recover the dead -> nothing left in it? -> remove the name.
  *          Who cannot get PRESENCE exclusively is not the last; somebody else is there and will come through here.
  *          A death in between leaves a file that nobody is present at: the next create or attach of that name, or collect, removes it.
@@ -645,13 +645,23 @@ static ringbuf_status check_and_map(ringbuf *rb)
     return status;
 }
 
+/** Clean up after the dead, then become a participant. */
+static ringbuf_status recover_and_join(ringbuf *rb, bool at_all_events)
+{
+    uint64_t recovered;
+    ringbuf_status status = at_all_events ? rbi_registry_recover(&rb->registry, &recovered)
+                                          : rbi_registry_recover_if_due(&rb->registry, rbi_monotonic_ns(), RBI_ATTACHING, &recovered);
+    if (status == RINGBUF_OK && recovered) rbi_ready_recover(rb);
+    if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
+    return status;
+}
+
 /** Become a participant of a mapped queue, in the public sense of attaching. */
 static ringbuf_status attach_mapped(ringbuf *rb)
 {
-    uint64_t recovered;
-    ringbuf_status status = rbi_registry_recover(&rb->registry, &recovered);
-    if (status == RINGBUF_OK && recovered) rbi_ready_recover(rb);
-    if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
+    ringbuf_status status = recover_and_join(rb, false);
+    /* Full, perhaps of those that have died since the last look, on which we have relied. */
+    if (status == RINGBUF_E_CROWDED) status = recover_and_join(rb, true);
     return rbi_handle_is_lost(rb) ? RINGBUF_E_CORRUPT : status;
 }
 
@@ -1044,6 +1054,32 @@ ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered)
     return status;
 }
 
+bool rbi_segment_watch(ringbuf *rb, int64_t now_ns)
+{
+    uint64_t recovered = 0;
+    look_at_file(rb);
+    if (rbi_handle_is_lost(rb)) return false;
+    if (pthread_mutex_trylock(&rb->recovery) != 0) { /* another thread looks, or joins; if it dies in there, so do we */
+        rbi_registry_rest(&rb->registry, now_ns);
+        return false;
+    }
+    rbi_registry_watch(&rb->registry, now_ns, &recovered);
+    pthread_mutex_unlock(&rb->recovery);
+    if (recovered) rbi_ready_recover(rb);
+    return recovered > 0;
+}
+
+bool rbi_segment_recover_by_the_way(ringbuf *rb, int64_t now_ns)
+{
+    uint64_t recovered = 0;
+    look_at_file(rb);
+    if (rbi_handle_is_lost(rb) || pthread_mutex_trylock(&rb->recovery) != 0) return false;
+    rbi_registry_recover_if_due(&rb->registry, now_ns, RBI_POLLING, &recovered);
+    pthread_mutex_unlock(&rb->recovery);
+    if (recovered) rbi_ready_recover(rb);
+    return recovered > 0;
+}
+
 /* ---- the arena's memory ---- */
 
 ringbuf_status rbi_segment_reserve_parts(ringbuf *rb, uint64_t parts)
@@ -1095,15 +1131,12 @@ bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces)
     return ended;
 }
 
-/** Whether the participant with this number lives (or is ours).  With `recovery` held: the lock would else be another thread's. */
+/** Whether the participant with this number lives (or is ours). */
 static bool lives(uint32_t number, void *context)
 {
     ringbuf *rb = context;
     if (number == rb->registry.self) return true;
-    if (number == 0 || number > rbi_registry_high(&rb->registry)) return false;
-    if (rbi_lock_try(rb->fd, RBI_LOCK_OWNER + number, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return true;
-    rbi_lock_drop(rb->fd, RBI_LOCK_OWNER + number);
-    return false;
+    return number != 0 && number <= rbi_registry_high(&rb->registry) && rbi_lock_is_held(rb->fd, RBI_LOCK_OWNER + number);
 }
 
 void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings)

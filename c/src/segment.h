@@ -37,6 +37,7 @@ enum { RBI_DELETION_SEEN = 1, RBI_DELETION_TOLD = 2 };
 struct rbi_patience {
     rbi_atomic32 spin_ns; /* how long to look before sleeping */
     rbi_atomic32 lag;     /* pauses before the first look */
+    rbi_atomic32 in_vain; /* the last wait slept until its deadline, and nothing came: looking before the next sleep is wasted, too */
     rbi_atomic64 served;  /* messages that had been moved at the last wait */
 };
 
@@ -58,7 +59,7 @@ struct ringbuf {
     struct rbi_patience items_patience;
     struct rbi_patience space_patience;
     struct rbi_patience room_patience;
-    rbi_atomic64 next_recovery_ns; /* calls that find nothing to do look for the dead no earlier than this */
+    rbi_atomic64 next_poll_ns;     /* calls that find nothing to do and do not sleep look for the dead no earlier than this */
     rbi_atomic64 stuck_at;         /* what a full ring was last found stuck at, if anything, */
     rbi_atomic64 stuck_since_ns;   /* and since when */
     rbi_atomic64 next_trim_ns;     /* idle blocks of the arena are looked for no earlier than this */
@@ -159,5 +160,18 @@ uint64_t rbi_segment_unlinked(ringbuf *rb);
 
 /** Clean up after the dead, if no other thread of this handle is doing so.  Looks after the file's name as well. */
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered);
+
+/** When a handle that waits is to call rbi_segment_watch() next. */
+static inline int64_t rbi_segment_wakes_ns(const ringbuf *rb)
+{
+    return (int64_t)rbi_load_relaxed64(&rb->registry.vigil.wakes_ns); /* relaxed: our own plan */
+}
+
+/** What a handle that waits does when it wakes up by itself: the same, if others have not looked lately; and it plans the next time.
+ *  Returns whether somebody was cleaned up after. */
+bool rbi_segment_watch(ringbuf *rb, int64_t now_ns);
+
+/** What a call does that finds nothing to do and does not wait: the same, without a plan. */
+bool rbi_segment_recover_by_the_way(ringbuf *rb, int64_t now_ns);
 
 #endif

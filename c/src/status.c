@@ -29,7 +29,7 @@ static const char *text_of(enum ringbuf_code code)
     case RINGBUF_E_NO_MEMORY: return "out of memory or address space";
     case RINGBUF_E_ARENA_FULL: return "the arena had no room for the message until the deadline";
     case RINGBUF_E_BUSY: return "somebody else holds the queue";
-    case RINGBUF_E_CROWDED: return "no participant can attach any more: all numbers are in use";
+    case RINGBUF_E_CROWDED: return "as many are attached as the queue was made for (max_participants)";
     case RINGBUF_E_NO_FILES: return "out of file descriptors";
     case RINGBUF_E_NO_DIRECTORY: return "the directory for queues does not exist or cannot hold them";
     case RINGBUF_E_TOO_MANY: return "more tasks marked done than there were messages";

@@ -1,6 +1,10 @@
 /* waiting.c — floor 4: waiting until an attempt succeeds.
  *
- * It looks again for a moment, announces itself, looks again, sleeps, and every LIVENESS_NS looks whether somebody died.
+ * It looks again for a moment, announces itself, looks again, and sleeps, until it is woken or wakes up by itself: now and then, to see
+ * whether a participant died, what has become of the file, and whether what it waits for is there after all (registry.c has when).
+ *
+ * A wake that reaches a process that dies is not lost for long.  What it was about lies in the queue, and any other waiter that wakes up by
+ * itself, or is woken, attempts, takes it, and passes a wake on when it leaves (`more`); and the look that finds the death wakes all.
  *
  * How long to look before sleeping.  A sleep costs the sleeper a context switch and the one who wakes it 7-9 us, a look costs the
  * processor to somebody who may need it.  So each handle learns from every wait: one that was short, found while looking or not,
@@ -15,8 +19,7 @@
 #endif
 
 enum {
-    LIVENESS_NS = 100000000,     /* sleepers look for the dead this often */
-    POLL_RECOVERY_NS = 10000000, /* calls that do not sleep look at most this often */
+    POLL_RECOVERY_NS = 10000000, /* calls that do not sleep look for the dead at most this often */
     TRIM_NS = 2000000000,        /* the arena's idle memory is looked for at most this often, */
     TRIM_MORE_NS = 10000000,     /* or so soon, if there was more of it than */
     TRIM_PIECES = 8,
@@ -86,15 +89,19 @@ static void learn(const struct rbi_waiting *waiting, int64_t waited_ns)
     rbi_store_relaxed32(&waiting->patience->spin_ns, spin_ns);
 }
 
-/** Look for the dead if nobody in this process has lately.  Returns whether somebody was cleaned up after. */
-static bool recover_if_due(ringbuf *rb, int64_t now_ns, int64_t interval_ns)
+/** Look for the dead if it is time.  Returns whether somebody was cleaned up after. */
+static bool watch_if_due(ringbuf *rb, int64_t now_ns, bool is_up)
+{
+    return rbi_registry_wakes_now(&rb->registry, now_ns, is_up) && rbi_segment_watch(rb, now_ns);
+}
+
+/** The same in a call that does not wait. */
+static bool recover_by_the_way(ringbuf *rb, int64_t now_ns)
 {
     /* relaxed: it only limits how often */
-    if ((uint64_t)now_ns < rbi_load_relaxed64(&rb->next_recovery_ns)) return false;
-    rbi_store_relaxed64(&rb->next_recovery_ns, (uint64_t)(now_ns + interval_ns));
-    uint64_t recovered = 0;
-    rbi_segment_recover(rb, &recovered);
-    return recovered > 0;
+    if ((uint64_t)now_ns < rbi_load_relaxed64(&rb->next_poll_ns)) return false;
+    rbi_store_relaxed64(&rb->next_poll_ns, (uint64_t)(now_ns + POLL_RECOVERY_NS));
+    return rbi_segment_recover_by_the_way(rb, now_ns);
 }
 
 void rbi_trim_if_due(ringbuf *rb, int64_t now_ns)
@@ -115,8 +122,9 @@ static ringbuf_status sleep_once(ringbuf *rb, const struct rbi_waiting *waiting,
     if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED; /* [T5], announced before */
     if (rbi_handle_is_lost(rb)) return RINGBUF_E_CORRUPT;  /* nobody will ever wake us */
     rbi_own_add64(&rbi_registry_me(&rb->registry)->sleeps, 1);
-    int64_t look_ns = now_ns + (rbi_load_relaxed64(&rb->stuck_at) ? RBI_STUCK_NS : LIVENESS_NS);
-    ringbuf_status slept = rbi_event_sleep(waiting->event, key, deadline_ns < look_ns ? deadline_ns : look_ns);
+    int64_t until_ns = rbi_registry_sleeps_until(&rb->registry, now_ns, deadline_ns);
+    if (rbi_load_relaxed64(&rb->stuck_at) && now_ns + RBI_STUCK_NS < until_ns) until_ns = now_ns + RBI_STUCK_NS;
+    ringbuf_status slept = rbi_event_sleep(waiting->event, key, until_ns);
     status = waiting->attempt(rb, call);
     if (status != RINGBUF_E_TIMEOUT) return status;
     if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED;
@@ -134,7 +142,10 @@ ringbuf_status rbi_wait_until(ringbuf *rb, const struct rbi_waiting *waiting, vo
     /* A poll, too, must not report full or empty for ever because of a dead one. */
     const int64_t start_ns = now_ns;
     rbi_trim_if_due(rb, now_ns);
-    if (recover_if_due(rb, now_ns, POLL_RECOVERY_NS) || (deadline_ns > now_ns && spin(rb, waiting, call, now_ns, deadline_ns))) {
+    bool waits = deadline_ns > now_ns;
+    /* A long wait that comes in slices, for whoever has to look at something else now and then, goes on sleeping at once. */
+    bool hopes = waits && !rbi_load_relaxed32(&waiting->patience->in_vain); /* relaxed: a guess */
+    if ((waits ? watch_if_due(rb, now_ns, !hopes) : recover_by_the_way(rb, now_ns)) || (hopes && spin(rb, waiting, call, now_ns, deadline_ns))) {
         ringbuf_status status = waiting->attempt(rb, call);
         if (status != RINGBUF_E_TIMEOUT) {
             learn(waiting, 0);
@@ -143,7 +154,7 @@ ringbuf_status rbi_wait_until(ringbuf *rb, const struct rbi_waiting *waiting, vo
     }
     bool slept = false;
     ringbuf_status status = RINGBUF_E_TIMEOUT;
-    for (int turn = 0; turn < YIELDS && deadline_ns > now_ns; turn++) {
+    for (int turn = 0; turn < YIELDS && hopes; turn++) {
         rbi_yield();
         if (!waiting->may_succeed(rb, call)) continue;
         status = waiting->attempt(rb, call);
@@ -152,12 +163,15 @@ ringbuf_status rbi_wait_until(ringbuf *rb, const struct rbi_waiting *waiting, vo
     while (status == RINGBUF_E_TIMEOUT && (now_ns = rbi_monotonic_ns()) < deadline_ns) {
         status = sleep_once(rb, waiting, call, now_ns, deadline_ns);
         slept = true;
-        if (status == RINGBUF_E_TIMEOUT) rbi_trim_if_due(rb, rbi_monotonic_ns());
-        if (status == RINGBUF_E_TIMEOUT && recover_if_due(rb, rbi_monotonic_ns(), LIVENESS_NS / 2))
-            status = waiting->attempt(rb, call);
+        if (status != RINGBUF_E_TIMEOUT) break;
+        now_ns = rbi_monotonic_ns();
+        rbi_trim_if_due(rb, now_ns);
+        if (watch_if_due(rb, now_ns, false)) status = waiting->attempt(rb, call);
     }
     if (slept) {
         learn(waiting, rbi_monotonic_ns() - start_ns);
+        bool in_vain = status == RINGBUF_E_TIMEOUT;
+        if (in_vain != rbi_load_relaxed32(&waiting->patience->in_vain)) rbi_store_relaxed32(&waiting->patience->in_vain, in_vain); /* a guess */
         if (waiting->more) rbi_event_leave(waiting->event);
         if (waiting->more && waiting->more(rb)) rbi_event_wake_one(waiting->event);
     }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAME_MAX_BYTES = 1024
 CAPACITY_MAX_BYTES = 64 << 30
+PARTICIPANTS_MAX = 4095  # owner numbers are 12 bits (layout.h)
 
 #: In a reference: no particular queue, but whichever has the name.  (A queue's own id is random.)
 ANY_ID = "0" * 32
@@ -91,6 +92,14 @@ def parse_maxsize(value: int) -> int:
     if number < 0:
         raise ValueError(f"maxsize={number} is negative; give the most items to hold, or 0 for as many as fit")
     return min(number, (1 << 63) - 1)
+
+
+def parse_participants(value: int) -> int:
+    """How many can be attached at a time."""
+    number = as_int(value, "max_participants", "an int (attached processes at a time)")
+    if not 1 <= number <= PARTICIPANTS_MAX:
+        raise ValueError(f"max_participants={number} must be between 1 and {PARTICIPANTS_MAX}: it is how many can be attached at a time")
+    return number
 
 
 def as_int(value: Any, what: str, wanted: str) -> int:

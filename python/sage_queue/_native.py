@@ -15,7 +15,7 @@ import stat
 import sys
 
 from . import _errors as errors, _ringbuf
-from ._address import human_bytes
+from ._address import PARTICIPANTS_MAX, human_bytes
 from ._ringbuf import ffi, lib
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -137,6 +137,7 @@ def create(
     label: str | None,
     tag: str,
     note: str,
+    max_participants: int | None = None,
     directory: str | None = None,
 ) -> Any:
     options = _Options(label=label, tag=tag, note=note, permissions=permissions, directory=directory)
@@ -144,6 +145,8 @@ def create(
     options.struct.max_items = maxsize
     options.struct.capacity_bytes = capacity
     options.struct.arena_bytes = arena
+    if max_participants is not None:
+        options.struct.max_participants = max_participants
     options.struct.flags = (lib.RINGBUF_AUTO_CLEANUP if auto_cleanup else 0) | (lib.RINGBUF_PERSISTENT if persistent else 0)
     out = ffi.new("ringbuf **")
     _guard_truncation()
@@ -323,6 +326,18 @@ def recover(handle: Any, name: str) -> int:
     return int(recovered[0])
 
 
+def watch(handle: Any, name: str) -> int:
+    """What a call that waits does now and then, for who waits by descriptors; cheap before its time.
+
+    Returns when it wants to be called again, on CLOCK_MONOTONIC in nanoseconds.
+    """
+    next_ns = ffi.new("int64_t *")
+    check(lib.ringbuf_watch(handle, next_ns), name=name, handle=handle)
+    if lib.ringbuf_deletion_is_news(handle):
+        warn_of_deletion(name, bytes(ffi.string(lib.ringbuf_path(handle))))
+    return int(next_ns[0])
+
+
 def warn_of_deletion(name: str, path: bytes) -> None:
     """Once for each handle, when its queue's file was deleted by others."""
     import warnings  # here: few need it
@@ -359,6 +374,7 @@ class Info:
         self.arena = int(info.arena_bytes)
         self.max_message = int(info.max_message_bytes)
         self.file_bytes = int(info.file_bytes)
+        self.max_participants = int(info.max_participants)
         self.permissions = int(info.permissions)
         self.creator_pid = int(info.creator_pid)
         self.auto_cleanup = bool(info.flags & lib.RINGBUF_AUTO_CLEANUP)
@@ -448,6 +464,8 @@ def error_of(
             f"the file of queue {name_of(handle)!r}, {path_of(handle)}, was truncated while it was in use, and what was in it is "
             "lost; close the queue, remove it with destroy_queue() or `sage-queue rm`, and create it anew"
         )
+    elif status == lib.RINGBUF_E_CROWDED:
+        error = errors.QueueCrowded(_crowded(name, directory or default_directory(), handle))
     elif make is None:
         error = errors.SageQueueError(_text(status))
     else:
@@ -460,6 +478,32 @@ def error_of(
 
 def _text(status: int) -> str:
     return bytes(ffi.string(lib.ringbuf_status_text(status))).decode()
+
+
+def _crowded(name: str | None, directory: str, handle: Any) -> str:
+    most = _max_participants_of(name, directory) if handle is None else Info(handle).max_participants
+    what = "a queue without a name" if name is None else f"queue {name!r}"
+    remedy = f", or create it anew with a larger max_participants (up to {PARTICIPANTS_MAX})" if most != PARTICIPANTS_MAX else ""
+    return (
+        f"{most or 'as many'} are attached to {what}, and it was made for no more; close it in some processes (each handle counts), share "
+        f"one handle in a process{remedy}"
+    )
+
+
+def _max_participants_of(name: str | None, directory: str) -> int:
+    """What the queue's file says; 0 if it cannot be found or read by now."""
+    for file, known in names_in(directory):
+        if name is None or known not in (None, name):
+            continue
+        try:
+            with open(os.path.join(directory, file), "rb", buffering=0) as opened:
+                header = opened.read(2048)
+        except OSError:
+            continue
+        size = int.from_bytes(header[680:688], sys.byteorder)
+        if header[:8] == _MAGIC and header[688 : 688 + size] == name.encode():
+            return int.from_bytes(header[16:20], sys.byteorder)
+    return 0
 
 
 def _is_truncated(handle: Any) -> bool:
@@ -545,9 +589,6 @@ _MAKERS: dict[int, Any] = {
     ),
     lib.RINGBUF_E_BUSY: lambda s, what, d, n, i: errors.QueueBusy(
         f"{what} in {d} is in use, and this needs it alone; try again when the others have closed it"
-    ),
-    lib.RINGBUF_E_CROWDED: lambda s, what, d, n, i: errors.QueueCrowded(
-        f"as many processes are attached to {what} as it was made for; close it in some of them"
     ),
     lib.RINGBUF_E_NO_FILES: lambda s, what, d, n, i: errors.QueueNoFiles(
         errno.EMFILE, f"out of file descriptors for {what}; close some, or raise the limit (ulimit -n)"

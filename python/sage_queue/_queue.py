@@ -14,7 +14,7 @@ import os
 import time
 
 from . import _held, _native
-from ._address import ANY_ID, Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize, user_namespace
+from ._address import ANY_ID, Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize, parse_participants, user_namespace
 from ._batches import Batches
 from ._codec import Codec, came_from_signal_handler, find_codec
 from ._errors import QueueNoDirectory, QueueNotFound, QueueNotLocal, empty, full
@@ -54,6 +54,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
     persistent   keep the queue when the last one leaves, even if it is empty
     permissions  of the file; the default keeps other users out, and any other value also opens a queue of another user
     label        this process's name as others see it
+    max_participants  how many processes can be attached at a time, 1 to 4095 (a process that has several handles counts once for each)
     serializer   "pickle" (any object that pickle takes), "cloudpickle" (functions and classes of the main program, too), "msgpack" (plain
                  data, by msgspec; other languages read it), "raw" (bytes in, bytes out), or an object with `dumps(item)`, which
                  gives bytes, and `loads(buffer)`; its `name`, else its class's, is recorded in the queue
@@ -61,7 +62,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                  when whoever took the message died, gave it back, or could not decode it.
     dead_letter  the name of the queue for such messages, in the same namespace; made when it is first needed, with the same serializer
 
-    An existing queue is opened with its own sizes; a different `serializer`, `max_attempts` or `dead_letter` is a ValueError.
+    An existing queue is opened with its own sizes and its own max_participants; a different `serializer`, `max_attempts` or `dead_letter` is a ValueError.
 
     Any thread may use a queue at any time.  A queue works on after fork(), and pickles as a reference to itself: a child, a pool's
     worker or an actor that receives it attaches to the same queue.  `close()` ends this handle only.
@@ -71,6 +72,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
     maxsize: int  #: items; 0: as many as fit
     capacity: int  #: bytes for small messages
     arena: int  #: bytes for large messages, and for what is held
+    max_participants: int  #: how many can be attached at a time
     auto_cleanup: bool
     serializer: str  #: its name
     max_attempts: int  #: 0: any number
@@ -92,6 +94,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         persistent: bool = False,
         permissions: int = 0o600,
         label: str | None = None,
+        max_participants: int = 1024,
         serializer: str | Serializer = "pickle",
         max_attempts: int = 0,
         dead_letter: str | None = None,
@@ -101,6 +104,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         items = parse_maxsize(maxsize)
         room = parse_bytes(capacity)
         large = parse_bytes(arena, "arena", 0)
+        participants = parse_participants(max_participants)
         if not 0 <= as_int(permissions, "permissions", "an int such as 0o660") <= 0o777:
             raise ValueError(f"permissions={permissions:#o} is not a file mode; give one from 0 to 0o777, such as 0o660")
         if mode not in ("open_or_create", "create", "open", "fresh"):
@@ -125,6 +129,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                 persistent=bool(persistent),
                 permissions=permissions,
                 label=label,
+                max_participants=participants,
                 tag=codec.name,
                 note=retries.to_note(),
             )
@@ -146,6 +151,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         self.maxsize = info.maxsize
         self.capacity = info.capacity
         self.arena = info.arena
+        self.max_participants = info.max_participants
         self.auto_cleanup = info.auto_cleanup
         self.serializer = codec.name
         self.max_attempts = retries.max_attempts
@@ -341,9 +347,10 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
 
         Items whose getter died without marking them count as marked.
         """
-        # In pieces, for a signal that comes just before it sleeps would else be noticed only after it.
-        while (status := _native.join(self._handle, time.monotonic_ns() + 100_000_000)) in (INTERRUPTED, TIMEOUT):
-            pass
+        # In pieces, for a signal that comes just before it sleeps is noticed only after it (port_next_look() in port.c).
+        piece = 100_000_000
+        while (status := _native.join(self._handle, time.monotonic_ns() + piece)) in (INTERRUPTED, TIMEOUT):
+            piece = min(piece * 2, 4_000_000_000)
         if status:
             raise self._error(status)
 

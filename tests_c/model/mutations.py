@@ -193,8 +193,7 @@ MUTATIONS = [
     Mutation(
         "recovery wakes no consumer",
         "registry.c",
-        [("    enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);\n    rbi_event_wake_all(&registry->header->items);\n",
-          "    enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);\n")],
+        [("    rbi_event_wake_all(&registry->header->items);\n", "")],
         "a death found by a third", "1,1,0,0",
     ),
     Mutation(
@@ -227,7 +226,7 @@ MUTATIONS = [
         "a dead one's number is free before its records are",
         "registry.c",
         [("    RBI_POINT(recovery_locked);\n    ringbuf_status status = undo(registry, number, false);\n",
-          "    RBI_POINT(recovery_locked);\n    rbi_store_total32(&entry->state, ENTRY_FREE);\n"
+          "    RBI_POINT(recovery_locked);\n    rbi_store_total32(&registry->entries[number - 1].state, ENTRY_FREE);\n"
           "    ringbuf_status status = undo(registry, number, false);\n")],
         "recovery dies", "1,2,0,0",
     ),
@@ -258,6 +257,45 @@ MUTATIONS = [
         [("        rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, 0, RBI_KIND_RETURNED));\n        RBI_POINT(recovery_returned);",
           "        rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, 0, RBI_KIND_RELEASED));\n        RBI_POINT(recovery_returned);")],
         "taken, with a death", "1,1,0,0",
+    ),
+    Mutation(
+        "of several deaths in one look only the last is completed",
+        "registry.c",
+        [("            dead->numbers[number / 64] |= UINT64_C(1) << number % 64;\n", "            dead->numbers[number / 64] = UINT64_C(1) << number % 64;\n")],
+        "two deaths, one look", "0,1,0,0",
+    ),
+    # ---- looks after the dead ----
+    Mutation(
+        "the claim of a look is for ever",
+        "registry.c",
+        [("rbi_cas_acq_rel64(&registry->header->watch.looked_ns, seen_ns, now_ns)", "rbi_cas_acq_rel64(&registry->header->watch.looked_ns, seen_ns, UINT64_MAX)"),
+         ("    return now_ns > last_ns ? now_ns - last_ns : 0;\n", "    return now_ns > *seen_ns ? now_ns - *seen_ns : 0;\n"),
+         ("    return now_ns > own_ns && now_ns - own_ns >= period", "    return false && now_ns - own_ns >= period")],
+        "the one that looks dies", "0,1,0,0",
+    ),
+    Mutation(
+        "a waiter that finds the look claimed never wakes up by itself again",
+        "registry.c",
+        [("    if (age < period) rest *= 2;\n", "    if (age < period) { rbi_store_relaxed64(&vigil->wakes_ns, INT64_MAX); return status; }\n")],
+        "the one that looks dies", "0,1,0,0",
+    ),
+    Mutation(
+        "a waiter leaves every look to others",
+        "registry.c",
+        [("    if (age < period_of(registry, occasion) && ", "    if (occasion == RBI_WAITING || age < period_of(registry, occasion) && ")],
+        "a look", "0,0,0,0",
+    ),
+    Mutation(
+        "who leaves and gives something back wakes nobody",
+        "registry.c",
+        [("    if (status != RINGBUF_OK || registry->ring->undone || registry->arena->undone) wake_every_sleeper(registry);\n", "    (void)status;\n")],
+        "left with a message", "1,0,0,0",
+    ),
+    Mutation(
+        "a ring that returned something says that there was nothing to undo",
+        "ring.c",
+        [("    ring->undone = recovery.undone || recovery.some_returned;\n", "    ring->undone = false;\n")],
+        "left with a message", "1,0,0,0",
     ),
     # ---- counting ----
     Mutation(

@@ -74,14 +74,30 @@ void platform_model_died(int process)
 
 /* ---- locks ---- */
 
+/** Who holds the lock, now that somebody asks: it may have died just before. */
+static int holder_of(uint32_t which, int me)
+{
+    int holder = kernel.exclusive[which];
+    if (holder >= 0 && holder != me && model_self() >= 0 && model_may_kill(holder) && model_choose(2, "whose holder dies now"))
+        model_kill(holder);
+    return kernel.exclusive[which];
+}
+
+bool rbi_lock_is_held(rbi_fd fd, uint32_t which)
+{
+    int me = fd - PLATFORM_MODEL_FD;
+    model_step("asks about the lock", which);
+    int holder = holder_of(which, me);
+    bool held = (holder >= 0 && holder != me) || kernel.shared[which] & ~(1u << me);
+    if (model_trace && model_self() >= 0) printf("            %s\n", held ? "it is held" : "it is not held");
+    return held;
+}
+
 ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
 {
     int me = fd - PLATFORM_MODEL_FD;
     model_step(kind == RBI_LOCK_SHARED ? "tries the shared lock" : "tries the lock", which);
-    int holder = kernel.exclusive[which];
-    if (holder >= 0 && holder != me && model_self() >= 0 && model_may_kill(holder) && model_choose(2, "whose holder dies now"))
-        model_kill(holder);
-    holder = kernel.exclusive[which];
+    int holder = holder_of(which, me);
     bool got = holder < 0 || holder == me;
     if (kind == RBI_LOCK_EXCLUSIVE && kernel.shared[which] & ~(1u << me)) got = false;
     if (model_trace && model_self() >= 0) printf("            %s\n", got ? "gets it" : "does not get it");
@@ -173,6 +189,7 @@ void rbi_yield(void) {}
 void rbi_nap(int64_t ns) { model_sleep(NULL, model_clock() + ns); }
 
 int64_t rbi_monotonic_ns(void) { return model_clock(); }
+int64_t rbi_thread_ns(void) { return 0; } /* a step takes no time */
 
 /* ---- what the explorer does not look into ---- */
 

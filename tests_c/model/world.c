@@ -35,6 +35,7 @@ enum {
     DELIVERIES = 64,
     HANDS = 6,
     PATIENCE = 1,
+    START_NS = 1000000000,       /* the explorer's clock at the beginning */
     DATA_BYTES = 1 << 16,
 };
 
@@ -54,6 +55,7 @@ static uint8_t *data[RBI_LANES];          /* each twice in a row */
 static ringbuf *handles, kept_handles[HANDLES];
 static const struct scenario *scenario;
 static struct rbi_run filler;
+static uint32_t dead_number;               /* of the participant that died before the start, if any */
 static uint8_t kept_payloads[16][RBI_INLINE_BYTES];
 
 /* ---- accounts ---- */
@@ -441,7 +443,13 @@ static void call_other(int me, char letter, int64_t deadline)
         expect(ringbuf_shutdown(rb, letter == 'S'), "shutdown", false);
         break;
     case 'c': expect(ringbuf_recover(rb, &recovered), "recover", false); break;
-    case 'z': ringbuf_close(rb); accounts.processes[me].closed = true; break;
+    case 'z':
+        /* What it has taken goes back. */
+        for (int i = 0; i < accounts.processes[me].hand_count; i++) accounts.items[accounts.processes[me].hand_items[i]].in_other_hands = true;
+        accounts.processes[me].hand_count = 0;
+        ringbuf_close(rb);
+        accounts.processes[me].closed = true;
+        break;
     case 'J':
         status = rbi_registry_join(&rb->registry, "joined");
         expect(status, "registry join", false);
@@ -462,11 +470,8 @@ static void call_other(int me, char letter, int64_t deadline)
     end_call(me, (uint64_t)status);
 }
 
-static bool sleeps_for_ever(int process)
-{
-    (void)process;
-    return scenario->may_sleep || model_anybody_died();
-}
+
+static bool sleeps_for_ever(int process);
 
 /** As an event loop does: sleep until the descriptor says that there is something, then look; and now and then look after the dead. */
 static void call_poll(int me)
@@ -539,12 +544,21 @@ static void live(int me)
 /** Whether somebody died whose entry still says that he lives: then what he has left half done may be what all wait for. */
 static bool somebody_is_to_be_recovered(void)
 {
+    if (scenario->after_a_death && segment->entries[dead_number - 1].state) return true;
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) {
         if (!is_dead(p)) continue;
         uint32_t number = kept_handles[handle_of(p) - handles].registry.self;
         if (number == 0 || segment->entries[number - 1].state) return true;
     }
     return false;
+}
+
+/** Time has gone on again and again, and it still sleeps.  Those who wait look after the dead meanwhile. */
+static bool sleeps_for_ever(int process)
+{
+    (void)process;
+    if (somebody_is_to_be_recovered()) return false;
+    return scenario->may_sleep || model_anybody_died();
 }
 
 static void judge_sleep(const int64_t *deadlines)
@@ -732,6 +746,7 @@ static void check(void)
     for (int i = 0; i < 3; i++)
         if (ringbuf_recover(&handles[MAIN], &recovered) != RINGBUF_OK) model_fail("at the end, recover found the queue corrupt");
     if (recovered) model_fail("recovery does not come to an end");
+    if (somebody_is_to_be_recovered()) model_fail("one that died still has its entry");
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) {
         if (is_dead(p) || !accounts.processes[p].items_fd || accounts.processes[p].closed) continue;
         ringbuf_stats stats;
@@ -794,7 +809,6 @@ static void make_handle(int process)
     rb->fd = PLATFORM_MODEL_FD + process;
     rb->idle_s = RBI_IDLE_S;
     rb->next_trim_ns = UINT64_MAX;
-    rb->next_recovery_ns = 1001000000;
     for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].fd = -1;
     rb->header = &segment->header;
     rb->base = segment;
@@ -820,6 +834,9 @@ static void make_handle(int process)
     rb->guarded = rbi_guard_add(rb->base, 0, 0, 0, &rb->calls, RBI_HANDLE_LOST);
     rb->registry = (struct rbi_registry){
         .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->fd, .max_participants = HANDLES};
+    /* Somebody looked after the dead when the clock began, and who waits sleeps first. */
+    rb->next_poll_ns = START_NS + 1000000;
+    rb->registry.vigil = (struct rbi_vigil){.seen_ns = START_NS, .last_ns = START_NS, .own_ns = START_NS, .wakes_ns = START_NS + 100000000};
 }
 
 static void join(int process)
@@ -836,7 +853,8 @@ static void restore(void)
     platform_model_restore();
     memset(&accounts, 0, sizeof accounts);
     for (uint32_t i = 0; i < scenario->prefill; i++)
-        accounts.items[MAIN * PER_PROCESS + (int)i] = (struct item){.state = PUT, .put_begin = 0, .put_end = 0, .size = SMALL_BYTES};
+        accounts.items[MAIN * PER_PROCESS + (int)i] = (struct item){
+            .state = PUT, .put_begin = 0, .put_end = 0, .size = SMALL_BYTES, .in_other_hands = scenario->after_a_death && i == 0};
 }
 
 static uint64_t hash(void) { return platform_model_hash(); }
@@ -922,6 +940,8 @@ const struct model_program *world_arrange(const struct scenario *wanted)
         segment->header.lanes[lane].reserved_cells = !copy.reserved ? UINT64_C(1) << copy.cells_log2
                                                    : lane && copy.no_pages ? 0 : copy.reserved;
     platform_model_no_pages = false;
+    segment->header.watch.looked_ns = START_NS;
+    segment->header.watch.participants = (uint64_t)processes + 1;
     join(MAIN);
     for (int p = 0; p < processes; p++)
         if (copy.scripts[p][0] != 'J' && !copy.thread_of[p]) join(p);
@@ -934,6 +954,14 @@ const struct model_program *world_arrange(const struct scenario *wanted)
     for (uint32_t i = 0; i < copy.prefill; i++) {
         fill(buffer, MAIN * PER_PROCESS + (int)i, SMALL_BYTES);
         if (ringbuf_put(rb, buffer, SMALL_BYTES, 0) != RINGBUF_OK) abort();
+    }
+    if (copy.after_a_death) {
+        ringbuf_message message = {0};
+        make_handle(processes);
+        join(processes);
+        dead_number = handles[processes].registry.self;
+        if (ringbuf_take(&handles[processes], &message, 0) != RINGBUF_OK) abort();
+        platform_model_died(processes);
     }
     if (copy.arena && copy.free_blocks < BLOCKS) {
         /* The rest belongs to the main handle, so that the arena is small, and full soon. */

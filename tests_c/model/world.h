@@ -23,6 +23,7 @@ struct scenario {
     bool arena;                         /* one of 64 blocks, of which `free_blocks` are free */
     uint32_t free_blocks;
     uint32_t prefill;                   /* messages of a slot in it at the start (by nobody) */
+    bool after_a_death;                 /* the oldest of them is in the hands of a participant that died before the start */
     uint32_t turned;                    /* messages that went through it before, so that positions do not begin at 0 */
     uint32_t reserved;                  /* so many cells have pages, 0: all, and laps are cut short there */
     bool no_pages;                      /* and there are no more to be had; laps are cut short only for that */

@@ -446,7 +446,7 @@ enum ringbuf_change {
  *  may have theirs; all show the same.  Costs the others nothing until somebody asks; then one more system call each time that
  *  the queue becomes empty, or is so no more.
  *  Readable does not promise a message, for somebody else may take it first: use calls that do not wait.
- *  Somebody must look after the dead: every call that waits does; who only sleeps on descriptors calls ringbuf_recover() now and then.
+ *  Somebody must look after the dead: every call that waits does; who only sleeps on descriptors calls ringbuf_watch() now and then.
  *  Returns RINGBUF_OK, and *fd is it, the same at each call; RINGBUF_E_NO_FILES, _NO_SPACE, _NO_MEMORY, _ACCESS, _CORRUPT (something
  *  else has its name), _BUSY (another process has been stopped while it made or removed the same), _CLOSED, _CROWDED, _SYSTEM. */
 RINGBUF_API ringbuf_status ringbuf_items_fd(ringbuf *rb, int *fd);
@@ -485,8 +485,16 @@ RINGBUF_API const char *ringbuf_path(const ringbuf *rb);
 /** Walk the arena and account for every block and run.  Never blocks.  What others are doing meanwhile can look like a finding. */
 RINGBUF_API ringbuf_status ringbuf_check(ringbuf *rb, ringbuf_findings *findings);
 
-/** Clean up after participants that died, now.  *recovered counts them.  Calls that would otherwise wait do this by themselves. */
+/** Clean up after participants that died, now.  *recovered counts them.  Calls that would otherwise wait do this by themselves.
+ *  Asks the kernel about every participant: for what is called again and again there is ringbuf_watch(). */
 RINGBUF_API ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered);
+
+/** What a call that waits does now and then while it waits, for those who wait by descriptors: clean up after participants that died,
+ *  unless somebody else has looked lately, and see to it that the descriptors tell the truth.  *next_ns (as ringbuf_now_ns) is when to
+ *  call it again, from 50 ms to 4 s from now; before then it does nothing, and costs nothing.  One look serves all who wait for
+ *  a queue, in all processes, so *next_ns is the further away the more others there are.  Never blocks.
+ *  Returns RINGBUF_OK, RINGBUF_E_CLOSED, RINGBUF_E_CORRUPT. */
+RINGBUF_API ringbuf_status ringbuf_watch(ringbuf *rb, int64_t *next_ns);
 
 /** For who warns his user: 1 once for each handle, if its queue's file was found to be RINGBUF_DELETED, else 0.
  *  Looks only at what calls on this handle have found: those that found nothing to do look every now and then, as for the dead, and

@@ -188,14 +188,14 @@ ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes)
 
 /* ---- locks ---- */
 
+static struct flock byte_lock(uint32_t which, short type)
+{
+    return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)(RBI_LOCK_BASE + which), .l_len = 1};
+}
+
 static int set_lock(rbi_fd fd, uint32_t which, short type)
 {
-    struct flock lock = {
-        .l_type = type,
-        .l_whence = SEEK_SET,
-        .l_start = (off_t)(RBI_LOCK_BASE + which),
-        .l_len = 1,
-    };
+    struct flock lock = byte_lock(which, type);
     return fcntl(fd, F_OFD_SETLK, &lock);
 }
 
@@ -206,6 +206,13 @@ ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
 }
 
 void rbi_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, which, F_UNLCK); }
+
+bool rbi_lock_is_held(rbi_fd fd, uint32_t which)
+{
+    /* Walks the file's locks as setting one does, but allocates nothing for one that it will not set.  l_pid must be 0. */
+    struct flock lock = byte_lock(which, F_WRLCK);
+    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
 
 /* ---- flags ---- */
 
@@ -393,6 +400,13 @@ int64_t rbi_monotonic_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t rbi_thread_ns(void)
+{
+    struct timespec used;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) < 0) return 0;
+    return (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
 }
 
 uint64_t rbi_realtime_ns(void)
