@@ -2,7 +2,7 @@
  *
  * Join:    lock the byte -> write the entry -> state = in use -> raise participants_high.
  *          Death before `state`: the entry is free, the lock gone.  After it: in use without a lock, that is, dead.
- * Recover: lock the byte -> arena (arena.c) -> ring (ring.c) -> wake everybody -> forgive its tasks -> entry free -> unlock.
+ * Recover: lock the byte -> arena (arena.c) -> ring (ring.c) -> its turn at the arena (turn.c) -> wake everybody -> forgive its tasks -> entry free -> unlock.
  *          Each step may be done twice: a death in between leaves the entry in use and its lock free, and the next one begins anew.
  * Leave:   arena, ring (what it took goes back) -> entry free -> unlock.
  *
@@ -56,12 +56,21 @@ static void forgive(const struct rbi_registry *registry, struct rbi_participant 
     if (lost > 0) rbi_store_total64(&entry->forgiven, rbi_load_relaxed64(&entry->forgiven) + (uint64_t)lost);
 }
 
+/** End its turn at the arena, if it has one.  By a CAS, for another may take it at any moment: a turn that is not renewed lapses. */
+static void end_turn(struct rbi_header *header, uint32_t number)
+{
+    uint64_t window = rbi_load_total64(&header->turn.window);
+    if (window && rbi_window_owner(window) == number) rbi_cas_total64(&header->turn.window, window, 0); /* [T9 window] */
+    RBI_POINT(recovery_turn_ended);
+}
+
 /** Undo what participant `number` has left half done: the arena first, which needs the ring as it was left. */
 static ringbuf_status undo(struct rbi_registry *registry, uint32_t number, bool keep)
 {
     uint64_t now_s = (uint64_t)rbi_monotonic_ns() / 1000000000;
     enum rbi_arena_outcome arena = rbi_arena_recover(registry->arena, registry->ring, number, keep, now_s);
     enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);
+    end_turn(registry->header, number); /* before the wake: what it set aside is there for all */
     rbi_event_wake_all(&registry->header->items);
     rbi_event_wake_all(&registry->header->space);
     rbi_event_wake_all(&registry->header->room);

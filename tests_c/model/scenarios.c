@@ -64,5 +64,10 @@ const struct scenario scenarios[] = {
     {.name = "stale: a small arena", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {1, 0, 1, 0}, .full = {2, 0, 1, 0}},
     {.name = "two who settle", .scripts = {"fg0", "p", "g0"}, .quick = {2, 0, 0, 0}, .full = {3, 0, 0, 0}},
     {.name = "a listener comes", .scripts = {"fe", "fz", "p"}, .quick = {2, 0, 0, 0}, .full = {2, 0, 0, 0}},
+    {.name = "a turn", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 0, 3}, .full = {2, 1, 0, 3}},
+    {.name = "two turns", .scripts = {"P", "P", "P", "ggg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 0, 2}, .full = {1, 1, 0, 3}},
+    {.name = "a turn whose owner dies", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 1, 0, 2}, .full = {1, 1, 0, 4}},
+    {.name = "two batches beside a message", .scripts = {"P", "B", "B", "ggggg"}, .arena = true, .free_blocks = 13, .quick = {0, 0, 0, 0}, .full = {1, 0, 0, 2}},
+    {.name = "stale: a turn", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 1, 2}, .full = {1, 0, 1, 3}},
     {0},
 };
