@@ -209,7 +209,7 @@ def test_the_first_python_program_of_the_readme_runs(tmp_path: pathlib.Path) -> 
 
 # ---- the programs of the pages ----
 
-PAGES = ["zero-copy.md", "waiting.md"]
+PAGES = ["zero-copy.md", "waiting.md", "memory.md"]
 
 
 def blocks_of(document: pathlib.Path, language: str) -> str:
