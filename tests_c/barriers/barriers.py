@@ -65,7 +65,7 @@ WORDS = (
     Word("record of a run", r"arena\.c:.*(->|\.)record", "load_relaxed store_relaxed"),
     Word("size of a record, by its word", r"ring\.c:(count_reference|rbi_ring_fate):.*->size", "load_relaxed"),
     # ordered
-    Word("put_epoch, where to prefault", r"segment\.c:prefault:.*->put_epoch", "load_total"),
+    Word("put_epoch, where to prefault", r"segment\.c:prefault:.*\.put_epoch", "load_total"),
     Word("slot word", r"ring\.c:.*(slot->word|slot_at\(.*\)->word|void_claim:shared)", "load_total cas_total store_total"),
     Word("size of a record", r"ring\.c:.*->size", "load_acquire store_release"),
     Word("tail, head, irregular", r"ring\.c:.*->(tail|head|irregular)", "load_total cas_total"),
