@@ -140,6 +140,8 @@ int port_goes_on(ringbuf *rb, ringbuf_status status, int64_t until_ns, int64_t d
         return 0;
     }
     int waited = status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_ARENA_FULL;
+    /* A wait for pages that has ended before its time says that there will be none. */
+    if (status == RINGBUF_E_NO_SPACE) waited = until_ns <= ringbuf_now_ns();
     if (status != RINGBUF_E_INTR && (!waited || until_ns == deadline_ns)) return 0;
     *raised = PyErr_CheckSignals() < 0;
     return !*raised;

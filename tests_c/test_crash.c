@@ -222,6 +222,15 @@ static void operate_put(ringbuf *rb) { shared->status = put(rb, next_id, RINGBUF
 
 static void operate_put_shutdown(ringbuf *rb) { operate_put(rb); }
 
+/** As one that has waited for half a second in calls before this one, and so has its turn at the arena at once; see turn.c on notes. */
+static void operate_put_in_its_turn(ringbuf *rb)
+{
+    const uint64_t now = (uint64_t)ringbuf_now_ns() >> 24, blocks = (size_of_id(next_id) + 4095) / 4096;
+    rbi_store_total64(&rb->notes[0], UINT64_C(1) << 62 | (now & 0x3ffff) << 35 | ((now - 30) & 0x3ffff) << 17 | blocks);
+    rbi_store_total32(&rb->some_notes, 1);
+    operate_put(rb);
+}
+
 static void operate_get(ringbuf *rb)
 {
     size_t size;
@@ -1008,6 +1017,7 @@ static const struct scenario scenarios[] = {
     {"put a large message", be_about_to_put_a_large_one, operate_put, PUTS, -1, NULL, NULL},
     {"put a large message late", skip_to_a_large_one, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
     {"put a large message into a full arena", fill_the_arena, operate_put, PUTS, -1, NULL, make_room_in_the_arena},
+    {"put a large message in its turn", fill_the_arena, operate_put_in_its_turn, PUTS, -1, NULL, make_room_in_the_arena},
     {"reserve and commit in a full arena", fill_the_arena, operate_reserve_and_commit, PUTS, -1, NULL, make_room_in_the_arena},
     {"get a large message", be_about_to_get_a_large_one, operate_get, GETS, -1, NULL, NULL},
     {"take and nack a large message", be_about_to_get_a_large_one, operate_take_and_nack, TAKES, -1, NULL, NULL},

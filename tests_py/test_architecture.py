@@ -37,6 +37,7 @@ C_FLOORS = {
     "ready.c": 3,
     "calls.h": 4,
     "waiting.c": 4,
+    "turn.c": 4,
     "put.c": 4,
     "batch.c": 4,
     "take.c": 4,
@@ -44,7 +45,7 @@ C_FLOORS = {
 }
 #: Includes within a floor; everything else goes down.
 C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h"), ("segment.c", "ready.h"), ("ready.h", "segment.h")} | {
-    (file, "calls.h") for file in ("waiting.c", "put.c", "batch.c", "take.c", "queue.c")
+    (file, "calls.h") for file in ("waiting.c", "turn.c", "put.c", "batch.c", "take.c", "queue.c")
 }
 
 PYTHON_FLOORS = {

@@ -228,7 +228,7 @@ def test_the_first_python_program_of_the_readme_ends_also_if_a_worker_is_killed(
 
 # ---- the programs of the pages ----
 
-PAGES = ["zero-copy.md", "waiting.md"]
+PAGES = ["zero-copy.md", "waiting.md", "memory.md"]
 
 
 def blocks_of(document: pathlib.Path, language: str) -> str:

@@ -113,13 +113,14 @@ static inline void rbi_pause(void)
     X(run_begun) X(run_grown) X(run_backed) X(block_freed) X(run_freed) X(entry_filled) X(run_queued) X(run_leased)       \
     X(attempt_counted) X(run_retaken) X(run_returned) X(run_kept) X(run_ended)                                            \
     X(parts_reserved) X(parts_raised) X(blocks_reserved) X(blocks_given_back) X(room_woke)                                \
+    X(turn_taken) X(turn_renewed) X(turn_ended)                                                                           \
     /* waiting */                                                                                                         \
     X(waiter_announced) X(waiter_woke) X(event_bumped)                                                                    \
     /* recovery */                                                                                                        \
     X(look_began) X(look_ended)                                                                                           \
     X(recovery_locked) X(recovery_tail_helped) X(recovery_voided) X(recovery_returned) X(recovery_swept)                  \
     X(recovery_hinted) X(recovery_woke) X(recovery_forgave) X(recovery_freed)                                             \
-    X(recovery_lease_undone) X(recovery_run_dropped) X(recovery_run_freed)                                                \
+    X(recovery_lease_undone) X(recovery_run_dropped) X(recovery_run_freed) X(recovery_turn_ended)                         \
     /* create, attach */                                                                                                  \
     X(file_made) X(file_sized) X(header_reserved) X(header_written) X(stamp_written) X(creator_present)                   \
     X(creator_attached) X(linked) X(opened) X(present) X(mapped) X(entry_locked) X(entry_written) X(entry_published)      \

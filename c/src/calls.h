@@ -4,6 +4,7 @@
  *   batch.c    putting and taking several at once
  *   take.c     taking messages, and ending what was taken
  *   waiting.c  waiting until an attempt succeeds
+ *   turn.c     whose turn it is, of those that wait for room in the arena
  *   queue.c    shutdown and tasks, looking in, making and leaving queues
  *
  * One attempt of a call never waits.  If it finds nothing to do and the deadline allows, rbi_wait_until() tries again. */
@@ -62,19 +63,53 @@ struct rbi_waiting {
 /** After a first attempt in vain: wait until an attempt ends otherwise, or the deadline. */
 ringbuf_status rbi_wait_until(ringbuf *rb, const struct rbi_waiting *waiting, void *call, int64_t deadline_ns);
 
+/** The first attempt has ended with `status`.  Wait as rbi_wait_until() does, and also for pages: while the deadline allows it and something
+ *  of this queue may still free some, RINGBUF_E_NO_SPACE is no reason to give up.  `own_runs`: how many runs the call itself has reserved.
+ *  RINGBUF_E_NO_SPACE if pages were what was missing at the end. */
+ringbuf_status rbi_wait_for_pages_too(ringbuf *rb, const struct rbi_waiting *waiting, void *call, ringbuf_status status, uint64_t own_runs,
+                                      int64_t deadline_ns);
+
 /** Give memory that the arena has not used for a while back to the system, if nobody in this process has looked lately. */
 void rbi_trim_if_due(ringbuf *rb, int64_t now_ns);
+
+/* ---- turn.c ---- */
+
+/** A call that may have to wait for room in the arena.  `blocks`, of all its runs together, is the caller's to set; the rest begins as 0. */
+struct rbi_wait {
+    uint64_t blocks;
+    uint64_t since;       /* when it began to wait, in the units of turn.c, */
+    uint64_t round;       /* and what it has tried since */
+    bool began, paused;
+};
+
+/** The window that this call (NULL: one that does not wait) leaves alone; 0: none. */
+uint64_t rbi_turn_to_spare_slow(ringbuf *rb, const struct rbi_wait *wait, uint64_t window);
+static inline uint64_t rbi_turn_to_spare(ringbuf *rb, const struct rbi_wait *wait)
+{
+    uint64_t window = rbi_load_total64(&rb->header->turn.window); /* [T9 window] */
+    return window ? rbi_turn_to_spare_slow(rb, wait, window) : 0;
+}
+
+/** There is no room for this call: take the turn if it has waited long enough, or renew it.  Returns whether to try again at once. */
+bool rbi_turn_ask(ringbuf *rb, struct rbi_wait *wait);
+
+/** The waiting has ended with this status. */
+void rbi_turn_end(ringbuf *rb, const struct rbi_wait *wait, ringbuf_status status);
 
 /* ---- put.c ---- */
 
 struct rbi_reserve_call {
     struct rbi_run run;
     uint64_t size;
-    bool is_put;          /* refused when the queue is shut down */
+    struct rbi_wait *wait; /* NULL: it does not wait */
+    bool is_put;           /* refused when the queue is shut down */
 };
 
 /** Reserve a run.  E_TIMEOUT: the arena is full. */
 ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *reserve_call);
+
+/** The same for one of several runs: without taking the turn. */
+ringbuf_status rbi_try_to_reserve(ringbuf *rb, struct rbi_reserve_call *call);
 
 /** Before a put that does not wait reserves runs: is there room in the ring for so many messages of so many cells together?
  *  RINGBUF_E_TIMEOUT if not: then runs would be reserved in vain, and giving them back would wake those who wait for room in the arena,

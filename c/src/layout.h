@@ -177,7 +177,8 @@ struct rbi_arena_words {
     rbi_atomic64 parts;            /* a bit for each of RBI_TABLE_PARTS equal parts of table and entries: it has pages; only grows */
     uint64_t zero_parts[15];
     rbi_atomic64 short_end;        /* short runs are looked for below this block first; 0: below the last.  A guess */
-    uint64_t zero_short[15];
+    rbi_atomic64 trimmed_ns;       /* CLOCK_MONOTONIC when idle memory was last looked for, to be given back; a hint */
+    uint64_t zero_short[14];
 };
 
 /** The last look for participants that have died: one look serves all that wait (registry.c).  All three are hints. */
@@ -191,7 +192,7 @@ struct rbi_watch {
 /** Whose turn it is at the arena: of those that wait for room, the one that has waited longest, once it has waited long (arena.c). */
 struct rbi_turn {
     rbi_atomic64 window;           /* { since : 18 | blocks : 17 | first block : 17 | owner : 12 }; 0: nobody's */
-    rbi_atomic64 until_ns;         /* CLOCK_MONOTONIC; the turn ends unless its owner renews it; a hint */
+    rbi_atomic64 until_ns;         /* CLOCK_MONOTONIC; the turn lapses then, unless its owner renews it; a hint */
     uint64_t zero[14];
 };
 

@@ -73,10 +73,20 @@ ringbuf_status rbi_flag_reopen(rbi_fd fd);
 /* ---- memory ---- */
 
 /** Map [0, prefix_bytes) of the file, and behind it each of the `mirrors` regions of mirror_bytes that follow in the file twice in a
- *  row.  All are multiples of the page size. */
+ *  row.  All are multiples of the page size.  Nothing of it is touched, also where the process has all its memory locked
+ *  (mlockall); RINGBUF_E_NO_MEMORY if it may not lock so much. */
 ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors);
 void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors);
 uint64_t rbi_page_bytes(void);
+
+/* What a process may wish for a mapping, whole pages.  Hints, where they return nothing. */
+void rbi_map_leave_out_of_dumps(void *base, uint64_t bytes);
+void rbi_map_want_huge_pages(void *base, uint64_t bytes);
+/** Touch all of it, so that no page fault comes later.  What has no memory behind it gets some. */
+void rbi_map_touch(void *base, uint64_t bytes);
+/** Keep in memory what is touched of it.  RINGBUF_E_NO_MEMORY: more than this process may lock. */
+ringbuf_status rbi_map_lock(void *base, uint64_t bytes);
+
 
 /** From now on, whenever any thread touches a page of a mapped file that the file has no more (it was truncated), or for which
  *  there is no memory, call `mend` with the address, in that thread, as from a signal handler.  If it returns true, the page is

@@ -170,7 +170,7 @@ ringbuf_status ringbuf_has_room(ringbuf *rb, int *room, size_t size)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     if (size <= rb->ring_limit) *room = rbi_ring_has_room(&rb->ring, size);
-    else *room = rbi_arena_has_room(&rb->arena, size) && rbi_ring_has_room(&rb->ring, 0);
+    else *room = rbi_arena_has_room(&rb->arena, size, rbi_turn_to_spare(rb, NULL)) && rbi_ring_has_room(&rb->ring, 0);
     return rbi_handle_leave(rb, RINGBUF_OK);
 }
 

@@ -2,8 +2,8 @@
  *
  * Join:    lock the byte -> write the entry -> state = in use -> raise participants_high.
  *          Death before `state`: the entry is free, the lock gone.  After it: in use without a lock, that is, dead.
- * Recover: of each entry in use whose byte can be locked: lock it -> arena (arena.c) -> ring (ring.c) -> forgive its tasks.
- *          Then, once for all of them: wake every sleeper.  Then of each: entry free -> unlock.
+ * Recover: of each entry in use whose byte can be locked: lock it -> arena (arena.c) -> ring (ring.c) -> its turn at the arena (turn.c)
+ *          -> forgive its tasks.  Then, once for all of them: wake every sleeper.  Then of each: entry free -> unlock.
  *          Each step may be done twice: a death in between leaves entries in use and their locks free, and the next look begins anew.
  * Leave:   arena, ring (what it took goes back) -> wake every sleeper, if something went back -> entry free -> unlock.
  *
@@ -116,12 +116,21 @@ static void forgive(const struct rbi_registry *registry, struct rbi_participant 
     if (lost > 0) rbi_store_total64(&entry->forgiven, rbi_load_relaxed64(&entry->forgiven) + (uint64_t)lost);
 }
 
+/** End its turn at the arena, if it has one.  By a CAS, for another may take it at any moment: a turn that is not renewed lapses. */
+static void end_turn(struct rbi_header *header, uint32_t number)
+{
+    uint64_t window = rbi_load_total64(&header->turn.window);
+    if (window && rbi_window_owner(window) == number) rbi_cas_total64(&header->turn.window, window, 0); /* [T9 window] */
+    RBI_POINT(recovery_turn_ended);
+}
+
 /** Undo what participant `number` has left half done: the arena first, which needs the ring as it was left.  Wakes nobody. */
 static ringbuf_status undo(struct rbi_registry *registry, uint32_t number, bool keep)
 {
     uint64_t now_s = (uint64_t)rbi_monotonic_ns() / 1000000000;
     enum rbi_arena_outcome arena = rbi_arena_recover(registry->arena, registry->ring, number, keep, now_s);
     enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);
+    end_turn(registry->header, number); /* before the wake: what it set aside is there for all */
     return arena == RBI_ARENA_OK && ring == RBI_RING_OK ? RINGBUF_OK : RINGBUF_E_CORRUPT;
 }
 

@@ -128,13 +128,14 @@ static uint64_t arena_bytes_for(const ringbuf_options *options)
     return total / 4 < usual ? total / 4 : usual;
 }
 
+static const uint32_t known_memory = RINGBUF_PREFAULT | RINGBUF_HUGE_PAGES | RINGBUF_LOCK_MEMORY | RINGBUF_DUMP;
+
 /** Fill a stamp from the caller's wishes; name and id come later. */
 static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *options)
 {
     const uint64_t largest = UINT64_C(64) << 30, arena = arena_bytes_for(options);
     const uint32_t known_flags = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT | RINGBUF_KEEP_WARM;
     const uint32_t opposites = RINGBUF_AUTO_CLEANUP | RINGBUF_PERSISTENT;
-    const uint32_t known_memory = RINGBUF_PREFAULT | RINGBUF_HUGE_PAGES | RINGBUF_LOCK_MEMORY | RINGBUF_DUMP;
     if (options->capacity_bytes == 0 || options->capacity_bytes > largest || arena > largest || options->max_participants == 0 ||
         options->max_participants > RBI_OWNER_MAX || options->mode > RINGBUF_FRESH || options->flags & ~known_flags ||
         (options->flags & opposites) == opposites || options->memory & ~known_memory || options->permissions > 0777 ||
@@ -158,6 +159,7 @@ static ringbuf_status plan(struct rbi_stamp *stamp, const ringbuf_options *optio
     if (stamp->cells_log2 > RBI_CELLS_MAX_LOG2) stamp->cells_log2 = RBI_CELLS_MAX_LOG2;
     stamp->cell_log2 = capacity_log2 - stamp->cells_log2;
     stamp->flags = options->flags;
+    if (options->memory & RINGBUF_PREFAULT) stamp->flags |= RINGBUF_KEEP_WARM; /* else it would not last */
     stamp->max_items = options->max_items;
     stamp->created_ns = rbi_realtime_ns();
     stamp->creator_pid = rbi_pid();
@@ -299,6 +301,7 @@ static void handle_close_file(struct ringbuf *rb)
 }
 
 static ringbuf_status attach_mapped(ringbuf *rb);
+static ringbuf_status prefault(ringbuf *rb);
 static void close_within(ringbuf *rb, int64_t patience);
 static void depart(ringbuf *rb);
 
@@ -392,6 +395,17 @@ static ringbuf_status map_guarded(ringbuf *rb, rbi_fd fd)
     return rb->guarded ? RINGBUF_OK : RINGBUF_E_NO_MEMORY;
 }
 
+/** Have the mapping as the options wish.  By default it is left out of core dumps: writing one reads every page, and to read a page of a
+ *  file in memory that has none is to give it one, which nobody would give back. */
+static ringbuf_status advise(ringbuf *rb)
+{
+    const uint64_t bytes = rb->prefix_bytes + 2 * rb->mirror_bytes * RBI_LANES;
+    uint8_t *arena = (uint8_t *)rb->base + rb->stamp.arena_offset;
+    if (!(rb->memory & RINGBUF_DUMP)) rbi_map_leave_out_of_dumps(rb->base, bytes);
+    if (rb->memory & RINGBUF_HUGE_PAGES) rbi_map_want_huge_pages(arena, arena_bytes_of(&rb->stamp));
+    return rb->memory & RINGBUF_LOCK_MEMORY ? rbi_map_lock(rb->base, bytes) : RINGBUF_OK;
+}
+
 static void unmap_guarded(ringbuf *rb)
 {
     rbi_handles_hold();
@@ -424,6 +438,7 @@ static ringbuf *handle_new(const char *path, const ringbuf_options *options)
     rb->fd = -1;
     atomic_init(&rb->calls, RBI_HANDLE_CLOSED); /* until it is handed out */
     rb->idle_s = RBI_IDLE_S;
+    rb->memory = options->memory;
     atomic_init(&rb->items_patience.spin_ns, RBI_SPIN_START_NS);
     atomic_init(&rb->space_patience.spin_ns, RBI_SPIN_START_NS);
     atomic_init(&rb->room_patience.spin_ns, RBI_SPIN_START_NS);
@@ -477,6 +492,7 @@ static ringbuf_status handle_map(ringbuf *rb)
     if (status != RINGBUF_OK) return status;
     status = map_guarded(rb, unlocked);
     rbi_file_close(unlocked);
+    if (status == RINGBUF_OK) status = advise(rb);
     if (status != RINGBUF_OK) return status;
     uint8_t *base = rb->base;
     rb->header = rb->base;
@@ -689,6 +705,7 @@ static ringbuf_status open_path(ringbuf **out, const char *name, const char *pat
         if (alone) rbi_ready_remove(rb);
         if (alone) status = rbi_lock_try(rb->fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
         if (status == RINGBUF_OK) status = attach_mapped(rb);
+        if (status == RINGBUF_OK) status = prefault(rb);
     }
     if (status != RINGBUF_OK) {
         leave(rb); /* while we were present, the last user may have left and not been able to see that he was */
@@ -701,7 +718,7 @@ static ringbuf_status open_path(ringbuf **out, const char *name, const char *pat
 
 ringbuf_status rbi_segment_open(ringbuf **out, const char *name, const uint8_t *id, const ringbuf_options *options)
 {
-    ringbuf_status status = check_name(name);
+    ringbuf_status status = options->memory & ~known_memory ? RINGBUF_E_INVALID : check_name(name);
     if (status != RINGBUF_OK) return status;
     char *path = path_of(name, options);
     if (!path) return RINGBUF_E_NO_MEMORY;
@@ -737,6 +754,7 @@ static ringbuf_status make(ringbuf **out, const struct rbi_stamp *stamp, const c
     RBI_POINT(creator_present);
     if (status == RINGBUF_OK) status = rbi_registry_join(&rb->registry, rb->label);
     RBI_POINT(creator_attached);
+    if (status == RINGBUF_OK) status = prefault(rb);
     if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT;
     if (status != RINGBUF_OK) {
         handle_discard(rb);
@@ -971,14 +989,49 @@ ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *opt
 
 /* ---- pages ---- */
 
-/** Reserve memory of the file; if there is none and it is `needed`, what the arena's free blocks have may do. */
+/** The next handle after `rb` (NULL: the first) in which a call of ours may begin, as one has; then the call in `rb` ends.
+ *  No call waits here, and close waits for calls without the mutex; so the handle stays on the list until its call ends. */
+static ringbuf *next_open_handle(ringbuf *rb)
+{
+    rbi_handles_hold();
+    ringbuf *next = rb ? rb->next : handles;
+    while (next && rbi_own_add_total32(&next->calls, RBI_HANDLE_CALL) & RBI_HANDLE_BARRED) {
+        rbi_handle_leave(next, RINGBUF_OK);
+        next = next->next;
+    }
+    rbi_handles_let_go();
+    if (rb) rbi_handle_leave(rb, RINGBUF_OK);
+    return next;
+}
+
+/** Give the idle memory of all other queues that this process has open, and that have these flags, back to the system.  The process may
+ *  have consumed from one of them what it now puts into another.  What it wants to be there at any time stays. */
+static void trim_others(const ringbuf *ours, uint32_t flags)
+{
+    for (ringbuf *rb = next_open_handle(NULL); rb; rb = next_open_handle(rb))
+        if ((rb->stamp.flags & RINGBUF_KEEP_WARM) == flags && !(rb->memory & RINGBUF_PREFAULT) &&
+            memcmp(rb->stamp.id, ours->stamp.id, RBI_ID_BYTES) != 0)
+            rbi_segment_trim(rb, 0, UINT64_MAX);
+}
+
+/** Reserve memory of the file, with what trim_others() gives back if need be. */
+static ringbuf_status reserve_from_others(ringbuf *rb, uint64_t offset, uint64_t bytes)
+{
+    ringbuf_status status = rbi_file_reserve(rb->fd, offset, bytes);
+    for (uint32_t warm = 0; warm <= RINGBUF_KEEP_WARM && status == RINGBUF_E_NO_SPACE; warm += RINGBUF_KEEP_WARM) {
+        trim_others(rb, warm);
+        status = rbi_file_reserve(rb->fd, offset, bytes);
+    }
+    return status;
+}
+
+/** Reserve memory of the file; if there is none and it is `needed`, what the free blocks of arenas have may do. */
 static ringbuf_status reserve(ringbuf *rb, uint64_t offset, uint64_t bytes, bool needed)
 {
     ringbuf_status status = rbi_file_reserve(rb->fd, offset, bytes);
     if (status != RINGBUF_E_NO_SPACE || !needed) return status;
-    rbi_store_relaxed64(&rb->trim_from, 0); /* relaxed: where to look */
     rbi_segment_trim(rb, 0, UINT64_MAX);
-    return rbi_file_reserve(rb->fd, offset, bytes);
+    return reserve_from_others(rb, offset, bytes);
 }
 
 ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells)
@@ -1108,27 +1161,81 @@ ringbuf_status rbi_segment_back(ringbuf *rb, struct rbi_run *run)
     return status;
 }
 
-bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces)
+void rbi_segment_free_with_pages(ringbuf *rb, const struct rbi_run *run)
 {
     uint32_t log2 = rb->stamp.block_log2;
-    uint64_t from = rbi_load_relaxed64(&rb->trim_from); /* relaxed: where to look */
-    if (from >= rb->stamp.blocks) from = 0;
-    bool wake = false, ended = false;
+    ringbuf_status status = rbi_file_punch(rb->fd, rb->stamp.arena_offset + (run->first << log2), run->blocks << log2);
+    RBI_POINT(blocks_given_back);
+    if (status == RINGBUF_OK) rbi_arena_free_without_pages(&rb->arena, run, rb->registry.self);
+    else rbi_arena_free(&rb->arena, run, rb->registry.self, (uint64_t)rbi_monotonic_ns() / 1000000000); /* a file system without holes */
+}
+
+void rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces)
+{
+    /* Long runs are used from the bottom upwards, so from the top downwards; but the topmost blocks last, which short runs use first. */
+    const uint64_t blocks = rb->stamp.blocks, short_bytes = UINT64_C(1) << 20;
+    const uint64_t for_short = short_bytes >> rb->stamp.block_log2 < blocks / 16 ? short_bytes >> rb->stamp.block_log2 : blocks / 16;
+    bool wake = false, upper = false;
     struct rbi_run run;
-    while (pieces-- && rbi_arena_is_used(&rb->arena)) {
+    for (uint64_t from = blocks - for_short; pieces && rbi_arena_is_used(&rb->arena);) {
         bool gave_back;
         uint64_t now_s = (uint64_t)rbi_monotonic_ns() / 1000000000;
-        ended = rbi_arena_take_idle(&rb->arena, &run, rb->registry.self, now_s, idle_s, &from, &gave_back) != RBI_ARENA_OK;
+        bool ended = rbi_arena_take_idle(&rb->arena, &run, rb->registry.self, now_s, idle_s, &from, &gave_back) != RBI_ARENA_OK;
         wake |= gave_back || !ended;
-        if (ended) break;
-        ringbuf_status status = rbi_file_punch(rb->fd, rb->stamp.arena_offset + (run.first << log2), run.blocks << log2);
-        RBI_POINT(blocks_given_back);
-        if (status == RINGBUF_OK) rbi_arena_free_without_pages(&rb->arena, &run, rb->registry.self);
-        else rbi_arena_free(&rb->arena, &run, rb->registry.self, now_s); /* a file system without holes keeps it */
+        if (!ended) {
+            rbi_segment_free_with_pages(rb, &run);
+            pieces--;
+        } else if (upper) {
+            break;
+        } else {
+            upper = true;
+            from = blocks;
+        }
     }
-    rbi_store_relaxed64(&rb->trim_from, from);
     if (wake) rbi_wake_for_room(rb); /* somebody may have found them taken */
-    return ended;
+}
+
+/** Give every free block of the arena memory. */
+static ringbuf_status back_all(ringbuf *rb)
+{
+    uint32_t log2 = rb->stamp.block_log2;
+    uint64_t from = rb->stamp.blocks;
+    bool gave_back, wake = false;
+    struct rbi_run run;
+    ringbuf_status status = RINGBUF_OK;
+    while (status == RINGBUF_OK && rbi_arena_take_bare(&rb->arena, &run, rb->registry.self, &from, &gave_back) == RBI_ARENA_OK) {
+        wake = true;
+        /* Not at the cost of our own free blocks, which are just getting theirs. */
+        status = reserve_from_others(rb, rb->stamp.arena_offset + (run.first << log2), run.blocks << log2);
+        RBI_POINT(blocks_reserved);
+        if (status == RINGBUF_OK) {
+            rbi_arena_set_backed(&rb->arena, &run, rb->registry.self);
+            rbi_arena_free(&rb->arena, &run, rb->registry.self, (uint64_t)rbi_monotonic_ns() / 1000000000);
+        } else {
+            rbi_segment_free_with_pages(rb, &run);
+        }
+    }
+    if (wake || gave_back) rbi_wake_for_room(rb); /* somebody may have found them taken */
+    return status;
+}
+
+/** If the options wish so, give the queue all its memory, and touch it.  Of the lanes, the one that is in use. */
+static ringbuf_status prefault(ringbuf *rb)
+{
+    if (!(rb->memory & RINGBUF_PREFAULT)) return RINGBUF_OK;
+    const struct rbi_stamp *stamp = &rb->stamp;
+    const uint32_t lane = (uint32_t)(rbi_load_total64(&rb->header->order.put_epoch) % RBI_LANES);
+    uint8_t *base = rb->base;
+    ringbuf_status status = reserve(rb, 0, stamp->slots_offset, true);
+    if (status == RINGBUF_OK) status = rbi_segment_reserve(rb, lane, UINT64_C(1) << stamp->cells_log2);
+    if (status == RINGBUF_OK && stamp->blocks) status = rbi_segment_reserve_parts(rb, UINT64_MAX);
+    if (status == RINGBUF_OK && stamp->blocks) status = back_all(rb);
+    if (status != RINGBUF_OK) return status;
+    rbi_map_touch(base, stamp->slots_offset);
+    rbi_map_touch(base + stamp->slots_offset + lane * slots_bytes_of(stamp), slots_bytes_of(stamp));
+    rbi_map_touch(base + rb->prefix_bytes + 2 * lane * rb->mirror_bytes, 2 * rb->mirror_bytes);
+    if (stamp->blocks) rbi_map_touch(base + stamp->table_offset, stamp->data_offset - stamp->table_offset);
+    return RINGBUF_OK;
 }
 
 /** Whether the participant with this number lives (or is ours). */

@@ -27,6 +27,9 @@ enum {
     RBI_PIN = 4,
 };
 
+/* For how many calls at a time a handle notes how long they have waited for room. */
+enum { RBI_NOTES = 8 };
+
 /* How long a handle looks before it sleeps, at first (waiting.c); how long memory of the arena is kept that nobody uses. */
 enum { RBI_SPIN_START_NS = 4000, RBI_IDLE_S = 5 };
 
@@ -64,7 +67,9 @@ struct ringbuf {
     rbi_atomic64 stuck_since_ns;   /* and since when */
     rbi_atomic64 next_trim_ns;     /* idle blocks of the arena are looked for no earlier than this */
     uint64_t idle_s;               /* memory of the arena that was not used for so long goes back to the system */
-    rbi_atomic64 trim_from;        /* the block at which that look goes on */
+    rbi_atomic64 notes[RBI_NOTES]; /* of calls that waited for room, and may come again (turn.c) */
+    rbi_atomic32 some_notes;       /* whether there has ever been one */
+    rbi_atomic64 consumed_before;  /* messages consumed up to the last round of a turn of ours */
     rbi_atomic64 reservations;     /* made through this handle; numbers their tickets */
     rbi_atomic64 generation;       /* changes in a forked child: what the parent has taken is not ours */
     rbi_atomic32 deletion;         /* what is known of the file's deletion: RBI_DELETION_SEEN, _TOLD */
@@ -81,6 +86,7 @@ struct ringbuf {
     uint64_t prefix_bytes;
     uint64_t mirror_bytes;
     uint64_t ring_limit;           /* the largest message that lies in the ring */
+    uint32_t memory;               /* enum ringbuf_memory */
     struct rbi_stamp stamp;        /* our checked copy: the one in shared memory is never read again */
     char *name;
     char *path;
@@ -148,9 +154,12 @@ ringbuf_status rbi_segment_reserve_parts(ringbuf *rb, uint64_t parts);
 /** Give a reserved run memory, and say so. */
 ringbuf_status rbi_segment_back(ringbuf *rb, struct rbi_run *run);
 
-/** Give the memory of free blocks that have not been used for `idle_s` seconds back to the system, at most `pieces` pieces of it, from
- *  where the last look ended on.  Returns whether that look has come to the end of the arena. */
-bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces);
+/** Free a run that is RESERVED by us, and give what memory it has back to the system. */
+void rbi_segment_free_with_pages(ringbuf *rb, const struct rbi_run *run);
+
+/** Give the memory of free blocks that have not been used for `idle_s` seconds back to the system, at most `pieces` pieces of it: first of
+ *  those that are used again last. */
+void rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces);
 
 /** Account for the arena's blocks and runs. */
 void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings);

@@ -157,7 +157,7 @@ class Address:
     id: str  #: 32 hex digits that no other queue has; ANY_ID: whichever queue has the name
     maxsize: int  #: items; 0: as many as fit
     capacity: int  #: bytes for small messages
-    arena: int  #: bytes for large messages and for what is held; 0: none, or made before there were any
+    arena: int  #: bytes for large messages and for what is held; 0: none; 2**64 - 1: the default of where it is made
     serializer: str
     directory: str
     permissions: int  #: of the file; 0: the default, nobody but its owner

@@ -179,6 +179,7 @@ def _remove_unless_in_use(name: str, path: str, force: bool) -> bool:
                 label=None,
                 tag=info.tag,
                 note=info.note,
+                keep_warm=info.keep_warm,
             )
             _native.close(handle)
     except QueueNotFound:

@@ -98,6 +98,17 @@ def _guard_truncation() -> None:
 _FILE_PREFIX = "ringbuf."
 _HEADER_BYTES = 8192
 _MAGIC = (0x31664275426E6952).to_bytes(8, sys.byteorder)
+#: options.arena_bytes: 64 MiB, or a quarter of what the file system can hold if that is less.
+ARENA_DEFAULT = (1 << 64) - 1
+
+#: options.memory, by the keyword of SageQueue.
+MEMORY = {
+    "prefault": int(lib.RINGBUF_PREFAULT),
+    "huge_pages": int(lib.RINGBUF_HUGE_PAGES),
+    "lock_memory": int(lib.RINGBUF_LOCK_MEMORY),
+    "dump": int(lib.RINGBUF_DUMP),
+}
+
 _MODES = {"open_or_create": lib.RINGBUF_OPEN_OR_CREATE, "create": lib.RINGBUF_CREATE, "fresh": lib.RINGBUF_FRESH}
 
 
@@ -112,10 +123,12 @@ class _Options:
         tag: str | None = None,
         note: str | None = None,
         permissions: int = 0,
+        memory: int = 0,
     ) -> None:
         self.struct = ffi.new("ringbuf_options *")
         lib.ringbuf_options_init(self.struct)
         self.struct.permissions = 0 if permissions == 0o600 else permissions  # 0: 0600, and nobody else's file is opened
+        self.struct.memory = memory
         self._kept: list[Any] = []  # what the struct points to must outlive it
         for field, text in (("directory", directory), ("label", label), ("tag", tag), ("note", note)):
             if text is not None:
@@ -139,23 +152,28 @@ def create(
     note: str,
     max_participants: int | None = None,
     directory: str | None = None,
+    keep_warm: bool = False,
+    memory: int = 0,
 ) -> Any:
-    options = _Options(label=label, tag=tag, note=note, permissions=permissions, directory=directory)
+    options = _Options(label=label, tag=tag, note=note, permissions=permissions, directory=directory, memory=memory)
     options.struct.mode = _MODES[mode]
     options.struct.max_items = maxsize
     options.struct.capacity_bytes = capacity
     options.struct.arena_bytes = arena
     if max_participants is not None:
         options.struct.max_participants = max_participants
-    options.struct.flags = (lib.RINGBUF_AUTO_CLEANUP if auto_cleanup else 0) | (lib.RINGBUF_PERSISTENT if persistent else 0)
+    wishes = ((auto_cleanup, lib.RINGBUF_AUTO_CLEANUP), (persistent, lib.RINGBUF_PERSISTENT), (keep_warm, lib.RINGBUF_KEEP_WARM))
+    options.struct.flags = sum(flag for wished, flag in wishes if wished)
     out = ffi.new("ringbuf **")
     _guard_truncation()
     status = lib.ringbuf_create(out, ffi.NULL if name is None else name.encode(), options.struct)
     return _adopt(status, out, name=name, directory=directory, needed=capacity)
 
 
-def open_by_name(name: str, *, permissions: int = 0, label: str | None = None, directory: str | None = None) -> Any:
-    options = _Options(label=label, directory=directory, permissions=permissions)
+def open_by_name(
+    name: str, *, permissions: int = 0, label: str | None = None, directory: str | None = None, memory: int = 0
+) -> Any:
+    options = _Options(label=label, directory=directory, permissions=permissions, memory=memory)
     out = ffi.new("ringbuf **")
     _guard_truncation()
     status = lib.ringbuf_open(out, name.encode(), options.struct)
@@ -380,6 +398,7 @@ class Info:
         self.auto_cleanup = bool(info.flags & lib.RINGBUF_AUTO_CLEANUP)
         self.persistent = bool(info.flags & lib.RINGBUF_PERSISTENT)
         self.unnamed = bool(info.flags & lib.RINGBUF_UNNAMED)
+        self.keep_warm = bool(info.flags & lib.RINGBUF_KEEP_WARM)
         self.tag = bytes(ffi.string(info.tag)).decode(errors="replace")
         self.note = bytes(ffi.string(info.note)).decode(errors="replace")
 
@@ -393,6 +412,12 @@ def size(handle: Any) -> int:
     items = ffi.new("uint64_t *")
     check(lib.ringbuf_size(handle, items), handle=handle)
     return int(items[0])
+
+
+def may_free_pages(handle: Any) -> bool:
+    """Whether something in the queue can still give pages back when it comes to its end."""
+    values = stats(handle)
+    return bool(values["items"] or values["arena_used_bytes"])
 
 
 def has_room(handle: Any, size: int) -> bool:
@@ -545,6 +570,18 @@ def _file_limit() -> str:
     return f"; or raise this process's limit on the size of files (ulimit -f), which is {human_bytes(limit)}, and counts unused pages, too"
 
 
+def _lock_limit() -> str:
+    import resource  # here: few need it
+
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return (
+        f"; or, if it is to lock its memory (lock_memory=True, mlockall), raise the limit on that (ulimit -l, RLIMIT_MEMLOCK), which is "
+        f"{human_bytes(limit)} and counts all of the mapping"
+    )
+
+
 def _access_denied(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
     if os.path.isdir(directory) and not os.access(directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         return errors.QueueAccessDenied(
@@ -586,6 +623,7 @@ _MAKERS: dict[int, Any] = {
     lib.RINGBUF_E_NO_SPACE: _no_space,
     lib.RINGBUF_E_NO_MEMORY: lambda s, what, d, n, i: errors.QueueNoMemory(
         f"no memory or address space left in this process for {what}; give a smaller capacity or arena, or close other queues"
+        f"{_lock_limit()}"
     ),
     lib.RINGBUF_E_BUSY: lambda s, what, d, n, i: errors.QueueBusy(
         f"{what} in {d} is in use, and this needs it alone; try again when the others have closed it"

@@ -46,7 +46,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                  first reach it.
     arena        bytes for messages of more than 64 KiB (or an eighth of `capacity`), and for what is leased, reserved or looked at in
                  place.  The largest message is as large as the arena.  Its memory, too, is used only as it is needed, and given back.
-                 0: none.
+                 None: 64 MiB, or a quarter of what the file system can hold if that is less.  0: none.
     mode         "open_or_create", "create" (QueueExists if it is there), "open" (QueueNotFound if it is not), "fresh" (replace one
                  that nobody holds, else QueueBusy)
     namespace    a prefix: the full name is "namespace/name"
@@ -62,7 +62,17 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                  when whoever took the message died, gave it back, or could not decode it.
     dead_letter  the name of the queue for such messages, in the same namespace; made when it is first needed, with the same serializer
 
-    An existing queue is opened with its own sizes and its own max_participants; a different `serializer`, `max_attempts` or `dead_letter` is a ValueError.
+    keep_warm    memory that the arena has used is not given back while the queue is idle, only when there is no other
+    prefault     the queue gets all its memory now, or QueueNoSpace is raised, and this process maps it: no page fault later, and no
+                 QueueNoSpace.  A queue that is made so is also kept warm.
+    huge_pages   ask for huge pages in the arena, which helps where the file system has them (a tmpfs mounted with huge=advise)
+    lock_memory  what this process touches of the queue is not swapped out; QueueNoMemory beyond RLIMIT_MEMLOCK
+    dump         core dumps of this process contain the queue's memory, which they leave out by default
+
+    The last four are wishes of this process for this handle, and not the queue's; docs/memory.md says what each costs.
+
+    An existing queue is opened with its own sizes and its own max_participants; a different `serializer`, `max_attempts` or `dead_letter`
+    is a ValueError.
 
     Any thread may use a queue at any time.  A queue works on after fork(), and pickles as a reference to itself: a child, a pool's
     worker or an actor that receives it attaches to the same queue.  `close()` ends this handle only.
@@ -88,7 +98,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         auto_cleanup: bool = False,
         *,
         capacity: int | str = "4 MiB",
-        arena: int | str = "64 MiB",
+        arena: int | str | None = None,
         mode: Mode = "open_or_create",
         namespace: str | None = None,
         persistent: bool = False,
@@ -99,12 +109,19 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         max_attempts: int = 0,
         dead_letter: str | None = None,
         enable_multi_tenant: bool | None = None,
+        keep_warm: bool = False,
+        prefault: bool = False,
+        huge_pages: bool = False,
+        lock_memory: bool = False,
+        dump: bool = False,
     ) -> None:
         codec = find_codec(serializer)
         items = parse_maxsize(maxsize)
         room = parse_bytes(capacity)
-        large = parse_bytes(arena, "arena", 0)
+        large = _native.ARENA_DEFAULT if arena is None else parse_bytes(arena, "arena", 0)
         participants = parse_participants(max_participants)
+        wishes = {"prefault": prefault, "huge_pages": huge_pages, "lock_memory": lock_memory, "dump": dump}
+        memory = sum(_native.MEMORY[wish] for wish, wished in wishes.items() if wished)
         if not 0 <= as_int(permissions, "permissions", "an int such as 0o660") <= 0o777:
             raise ValueError(f"permissions={permissions:#o} is not a file mode; give one from 0 to 0o777, such as 0o660")
         if mode not in ("open_or_create", "create", "open", "fresh"):
@@ -117,7 +134,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         full = None if name is None else full_name(name, prefix)
         retries = parse_retries(max_attempts, dead_letter, full, prefix)
         if mode == "open" and full is not None:
-            handle = _native.open_by_name(full, permissions=permissions, label=label)
+            handle = _native.open_by_name(full, permissions=permissions, label=label, memory=memory)
         else:
             handle = _native.create(
                 full,
@@ -132,6 +149,8 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                 max_participants=participants,
                 tag=codec.name,
                 note=retries.to_note(),
+                keep_warm=bool(keep_warm),
+                memory=memory,
             )
         self._adopt(handle, codec, retries)
         self._asked_for = (name, namespace, bool(enable_multi_tenant))
@@ -512,7 +531,7 @@ def _fields_by_name(
         "id": ANY_ID,
         "maxsize": parse_maxsize(maxsize),
         "capacity": parse_bytes("4 MiB"),
-        "arena": parse_bytes("64 MiB"),
+        "arena": _native.ARENA_DEFAULT,
         "directory": _native.default_directory(),
         "creator_pid": os.getpid(),
         "host": host_name(),

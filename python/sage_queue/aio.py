@@ -17,7 +17,7 @@ from collections import OrderedDict
 from heapq import heappop, heappush
 
 from . import _native
-from ._errors import Empty, Full, QueueClosed, SageQueueError, ShutDown, empty, full
+from ._errors import Empty, Full, QueueClosed, QueueNoSpace, SageQueueError, ShutDown, empty, full
 from ._held import T, WithItemType, deadline_of
 from ._native import FOREVER
 from ._ready import LOOK_MOST_NS, LOOK_S
@@ -539,6 +539,9 @@ class AsyncCalls(WithItemType[T]):
             except Full:
                 if deadline_ns == 0:
                     raise
+            except QueueNoSpace:
+                if deadline_ns == 0 or not _native.may_free_pages(self._handle):
+                    raise
 
         def attempt() -> None:
             port[0] = item
@@ -581,11 +584,13 @@ class AsyncCalls(WithItemType[T]):
             raise
 
     async def _put_in_turn(self, attempt: Callable[[], None], deadline_ns: int, is_batch: bool) -> None:
-        """Attempt it until it does not raise Full, each task when its turn has come."""
+        """Attempt it until it raises neither Full nor, as long as what is in the queue may free pages, QueueNoSpace: each task when
+        its turn has come."""
         line = self._line()
         putters = line.putters
         first = not putters.is_taken()
         ticket = 0
+        refusal: Exception | None = None
         try:
             while True:
                 if first:
@@ -596,14 +601,21 @@ class AsyncCalls(WithItemType[T]):
                     except Full as error:
                         needed = 0 if is_batch else getattr(error, "needed", 0)
                         line.found_no_room(needed, time.monotonic_ns() - began_ns)
+                        refusal = None
+                    except QueueNoSpace as error:
+                        if not _native.may_free_pages(self._handle):
+                            raise
+                        line.found_no_room(0, time.monotonic_ns() - began_ns)
+                        refusal = error
                 ticket = await line.turn(putters, ROOM, deadline_ns, ticket)
                 if not ticket:
-                    raise full("Put operation timed out")
+                    raise refusal or full("Put operation timed out")
                 first = True
         except (ShutDown, QueueClosed):
             line.end()
             raise
         finally:
+            refusal = None  # else it and this frame keep each other, and the queue's descriptors
             if not putters:
                 _native.pass_on(self._handle)
             elif first:

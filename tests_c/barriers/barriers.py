@@ -48,14 +48,17 @@ TOTAL = "load_total cas_total store_total add_total"
 # The first that matches counts.
 WORDS = (
     # relaxed, each with its reason at the place; docs/memory-model.md lists them
-    Word("arena's guess", r"arena\.c:.*->short_end", "load_relaxed store_relaxed"),
+    Word("arena's guess", r"arena\.c:.*->(short_end|trimmed_ns)", "load_relaxed store_relaxed"),
+    Word("until when a turn lasts", r"turn\.c:.*->turn\.until_ns", "load_relaxed store_relaxed"),
+    Word("notes of this process", r"turn\.c:.*(->notes\[i\]|:oldest|->some_notes|->consumed_before)", "load_relaxed store_relaxed cas_acq_rel"),
+    Word("window", r"(calls\.h|turn\.c|registry\.c):.*->turn\.window", "load_total cas_total"),
     Word("an entry's counters", r".*->(puts|sleeps|bytes_got|bytes_put|puts_before|moved)", "load_relaxed own_add"),
     Word("gets, where counted", r"take\.c:count_get:.*->gets", "own_add"),
     Word("gets, done", r"registry\.c:(owed|forgive|write_entry):.*(gets|done|forgiven|puts)", "load_relaxed store_total"),
     Word("gets, a statistic", r"queue\.c:.*->gets", "load_relaxed"),
     Word("state, a statistic", r"queue\.c:ringbuf_get_stats:.*->state", "load_relaxed"),
     Word("statistics", r".*->(recoveries|reservations|generation)", "load_relaxed add_relaxed"),
-    Word("guesses of this process", r".*vigil(->|\.)\w+|.*->(next_poll_ns|next_trim_ns|stuck_at|stuck_since_ns|trim_from|served|lag|spin_ns)|.*:&known",
+    Word("guesses of this process", r".*vigil(->|\.)\w+|.*->(next_poll_ns|next_trim_ns|stuck_at|stuck_since_ns|served|lag|spin_ns)|.*:&known",
          "load_relaxed store_relaxed"),
     Word("hints about looks", r"registry\.c:.*watch(->|\.)(looked_ns|cost_ns|participants)", "load_relaxed store_relaxed cas_acq_rel"),
     Word("cursors, before anybody sees them", r"ring\.c:rbi_ring_start_at:.*", "store_relaxed"),
@@ -63,6 +66,7 @@ WORDS = (
     Word("record of a run", r"arena\.c:.*(->|\.)record", "load_relaxed store_relaxed"),
     Word("size of a record, by its word", r"ring\.c:(count_reference|rbi_ring_fate):.*->size", "load_relaxed"),
     # ordered
+    Word("put_epoch, where to prefault", r"segment\.c:prefault:.*\.put_epoch", "load_total"),
     Word("slot word", r"ring\.c:.*(slot->word|slot_at\(.*\)->word|void_claim:shared)", "load_total cas_total store_total"),
     Word("size of a record", r"ring\.c:.*->size", "load_acquire store_release"),
     Word("tail, head, irregular", r"ring\.c:.*->(tail|head|irregular)", "load_total cas_total"),
@@ -187,6 +191,12 @@ ENDS = {
         ("rbi_ready_is_asked load_total listeners", "is_current load_total listeners"),
         ("count_listener cas_total listeners",),
         ("load_word load_total slot word", "rbi_ring_ready_at_head load_total tail, head, irregular"),
+    ),
+    "T9 window": (
+        ("rbi_turn_end cas_total window", "end_turn cas_total window"),
+        ("rbi_event_wake_all_if_any add_total event word",),
+        ("rbi_event_announce cas_total event word",),
+        ("rbi_turn_to_spare load_total window",),
     ),
 }
 

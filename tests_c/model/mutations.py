@@ -297,6 +297,31 @@ MUTATIONS = [
         [("    ring->undone = recovery.undone || recovery.some_returned;\n", "    ring->undone = false;\n")],
         "left with a message", "1,0,0,0",
     ),
+    # ---- the turn at the arena ----
+    Mutation(
+        "a put that has had its turn does not end it",
+        "put.c",
+        [("    rbi_turn_end(rb, &wait, status);\n", "")],
+        "a turn", "0,0,0,3",
+    ),
+    Mutation(
+        "the owner of the turn does not look into its own window",
+        "turn.c",
+        [("    return is_mine(rb, wait, window) || rbi_window_blocks", "    (void)wait;\n    return rbi_window_blocks")],
+        "a turn", "0,0,0,3",
+    ),
+    Mutation(
+        "recovery does not end the dead one's turn",
+        "registry.c",
+        [("    end_turn(registry->header, number); /* before the wake: what it set aside is there for all */\n", "")],
+        "a turn whose owner dies", "0,1,0,2",
+    ),
+    Mutation(
+        "two batches wake each other for ever",
+        "batch.c",
+        [("    if (call->next_ns <= rbi_monotonic_ns() || room_for_runs(rb, call)) status", "    status")],
+        "two batches beside a message", "0,0,0,0",
+    ),
     # ---- counting ----
     Mutation(
         "what is given back is not irregular",

@@ -398,6 +398,11 @@ bool rbi_map_zeros(uint64_t address, uint64_t bytes)
     return false;
 }
 
+void rbi_map_leave_out_of_dumps(void *base, uint64_t bytes) { (void)base, (void)bytes; }
+void rbi_map_want_huge_pages(void *base, uint64_t bytes) { (void)base, (void)bytes; }
+void rbi_map_touch(void *base, uint64_t bytes) { (void)base, (void)bytes; }
+ABSENT(rbi_map_lock, void *base __attribute__((unused)), uint64_t bytes __attribute__((unused)))
+
 void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
 {
     (void)base, (void)prefix_bytes, (void)mirror_bytes, (void)mirrors;

@@ -561,6 +561,13 @@ static bool sleeps_for_ever(int process)
     return scenario->may_sleep || model_anybody_died();
 }
 
+/** The window that the process has to leave alone.  (One that has lapsed, too: it looks again within 100 ms.) */
+static uint64_t spared_by(int process)
+{
+    const uint64_t window = *(volatile uint64_t *)(void *)&segment->header.turn.window;
+    return rbi_window_owner(window) == handle_of(process)->registry.self ? 0 : window;
+}
+
 static void judge_sleep(const int64_t *deadlines)
 {
     ringbuf *rb = &handles[MAIN];
@@ -578,7 +585,7 @@ static void judge_sleep(const int64_t *deadlines)
         if (word == &segment->header.space.word && rbi_ring_has_room(&rb->ring, large ? RBI_REFERENCE_BYTES : size_of_letter(accounts.processes[p].call)) &&
             accounts.processes[p].call != 'b' && accounts.processes[p].call != 'B')
             why = "there is room";
-        if (word == &segment->header.room.word && rbi_arena_has_room(&rb->arena, LARGE_BYTES) && accounts.processes[p].call != 'B')
+        if (word == &segment->header.room.word && rbi_arena_has_room(&rb->arena, LARGE_BYTES, spared_by(p)) && accounts.processes[p].call != 'B')
             why = "the arena has room";
         if (word == &segment->header.tasks.word && stats.unfinished == 0) why = "all is done";
         /* (After a death it may take until the next look after the dead, which is every 100 ms.) */
@@ -690,6 +697,11 @@ static void check_words(void)
         for (uint64_t i = segment->header.lanes[lane].reserved_cells; i < UINT64_C(1) << scenario->cells_log2; i++)
             if (segment->slots[lane][i].word || segment->slots[lane][i].size) model_fail("slot %lu of lane %u was written and has no page", i, lane);
     if (scenario->no_pages && segment->header.lanes[0].reserved_cells != scenario->reserved) model_fail("there are pages from nowhere");
+    const uint64_t window = segment->header.turn.window;
+    bool in_call = false; /* one that nobody serves any more goes on waiting, and its turn with it */
+    for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++)
+        in_call |= !is_dead(p) && accounts.processes[p].call && handle_of(p)->registry.self == rbi_window_owner(window);
+    if (window && !in_call) model_fail("the turn at the arena is not over: %lx", window);
     ringbuf_findings findings;
     if (ringbuf_check(&handles[MAIN], &findings) != RINGBUF_OK) model_fail("check did not answer");
     uint64_t expected = filler.blocks ? 1 : 0; /* the run that keeps the arena small */
@@ -898,6 +910,7 @@ static void name_word(char *text, size_t bytes, const void *word)
     else if (IN(header.space)) snprintf(text, bytes, "space");
     else if (IN(header.tasks)) snprintf(text, bytes, "tasks");
     else if (IN(header.room)) snprintf(text, bytes, "room");
+    else if (IN(header.turn)) snprintf(text, bytes, "turn + %lu", offset - offsetof(struct segment, header.turn));
     else if (IN(header.shutdown)) snprintf(text, bytes, "shutdown");
     else if (IN(header.listeners)) snprintf(text, bytes, "listeners[%lu]", NUMBER(header.listeners, uint32_t));
     else if (offset < sizeof *segment) snprintf(text, bytes, "header + %lu", offset);

@@ -154,7 +154,7 @@ static bool allocate(struct worker *me, struct rbi_run *run, uint64_t size)
     for (;;) {
         uint64_t parts;
         bool gave_back;
-        switch (rbi_arena_allocate(&me->view->arena, run, me->owner, size, &parts, &gave_back)) {
+        switch (rbi_arena_allocate(&me->view->arena, run, me->owner, size, 0, &parts, &gave_back)) {
         case RBI_ARENA_PARTS: rbi_arena_raise_parts(&me->view->arena, parts); continue;
         case RBI_ARENA_OK:
             if (!run->backed) rbi_arena_set_backed(&me->view->arena, run, me->owner);
@@ -370,7 +370,7 @@ static void look_around(struct worker *me)
     struct rbi_arena_findings found;
     struct rbi_arena_census census;
     struct rbi_run run;
-    uint64_t count, from = 0;
+    uint64_t count, from = me->view->arena.blocks;
     bool gave_back;
     rbi_ring_used_bytes(&me->view->ring);
     if (rbi_ring_count(&me->view->ring, &count) != RBI_RING_OK) is_wrong(me, "count");

@@ -99,14 +99,16 @@ enum ringbuf_flag {
     RINGBUF_AUTO_CLEANUP = 1, /* removed when the last one leaves, even with messages in it */
     RINGBUF_PERSISTENT = 2,   /* never removed, except by ringbuf_unlink */
     RINGBUF_UNNAMED = 4,      /* set by the library for queues made without a name; implies AUTO_CLEANUP */
-    RINGBUF_KEEP_WARM = 8     /* the arena's memory is not given back to the system while the queue is idle */
+    RINGBUF_KEEP_WARM = 8     /* the arena's memory is not given back to the system while the queue is idle, only when there is no other */
 };
 
 /** What a process wishes for its mapping of a queue; not kept with the queue. */
 enum ringbuf_memory {
-    RINGBUF_PREFAULT = 1,     /* give the whole queue its memory now, and map it: no page fault later, no E_NO_SPACE later */
+    RINGBUF_PREFAULT = 1,     /* give the queue its memory now (not to the spare lanes), and map it: no page fault and no E_NO_SPACE later;
+                                 E_NO_SPACE now if there is not so much.  A queue created so has RINGBUF_KEEP_WARM */
     RINGBUF_HUGE_PAGES = 2,   /* ask for huge pages, where the file system has them (tmpfs mounted with huge=advise) */
-    RINGBUF_LOCK_MEMORY = 4,  /* lock what is mapped into memory (mlock2, as it is touched); E_NO_MEMORY above RLIMIT_MEMLOCK */
+    RINGBUF_LOCK_MEMORY = 4,  /* lock what is mapped into memory (mlock2, as it is touched); E_NO_MEMORY above RLIMIT_MEMLOCK, which
+                                 counts all of the mapping.  Not in forked children */
     RINGBUF_DUMP = 8          /* let core dumps contain the mapping; by default they leave it out */
 };
 
@@ -316,7 +318,8 @@ RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_opti
  *           RINGBUF_E_TIMEOUT   the ring was full until the deadline
  *           RINGBUF_E_ARENA_FULL the arena was
  *           RINGBUF_E_TOO_LARGE larger than ringbuf_info.max_message_bytes; at once
- *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _NO_SPACE, _CORRUPT, _CROWDED, _INVALID
+ *           RINGBUF_E_NO_SPACE  there was no memory for pages until the deadline; at once if nothing in the queue can free any
+ *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _CORRUPT, _CROWDED, _INVALID
  *  On any error nothing was put. */
 RINGBUF_API ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t deadline_ns);
 

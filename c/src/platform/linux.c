@@ -279,10 +279,15 @@ ringbuf_status rbi_flag_reopen(rbi_fd fd)
 
 /* ---- memory ---- */
 
+/** Without access at first: after mlockall(MCL_FUTURE) the kernel would else touch every page of the file here, and so give memory to all of
+ *  it, of which most may never be used. */
 static bool map_at(uint8_t *address, rbi_fd fd, uint64_t offset, uint64_t bytes)
 {
-    return mmap(address, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
+    return mmap(address, (size_t)bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
 }
+
+/** mmap() says EAGAIN for more than may be locked. */
+static ringbuf_status from_map_errno(int error) { return error == EAGAIN ? RINGBUF_E_NO_MEMORY : from_errno(error); }
 
 ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
 {
@@ -290,12 +295,12 @@ ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t m
     size_t total = (size_t)(prefix_bytes + 2 * mirror_bytes * mirrors);
     /* Hold the whole range first, so that nobody else's mapping gets between the parts. */
     uint8_t *range = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (range == MAP_FAILED) return from_errno(errno);
+    if (range == MAP_FAILED) return from_map_errno(errno);
     bool mapped = map_at(range, fd, 0, prefix_bytes);
     for (uint64_t i = 0; i < 2 * (uint64_t)mirrors; i++)
         mapped = mapped && map_at(range + prefix_bytes + i * mirror_bytes, fd, prefix_bytes + i / 2 * mirror_bytes, mirror_bytes);
-    if (!mapped) {
-        ringbuf_status status = from_errno(errno);
+    if (!mapped || mprotect(range, total, PROT_READ | PROT_WRITE) < 0) {
+        ringbuf_status status = from_map_errno(errno);
         munmap(range, total);
         return status;
     }
@@ -306,6 +311,32 @@ ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t m
 void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
 {
     munmap(base, (size_t)(prefix_bytes + 2 * mirror_bytes * mirrors));
+}
+
+void rbi_map_leave_out_of_dumps(void *base, uint64_t bytes) { madvise(base, (size_t)bytes, MADV_DONTDUMP); }
+
+void rbi_map_want_huge_pages(void *base, uint64_t bytes) { madvise(base, (size_t)bytes, MADV_HUGEPAGE); }
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+void rbi_map_touch(void *base, uint64_t bytes)
+{
+    if (madvise(base, (size_t)bytes, MADV_POPULATE_WRITE) == 0 || errno != EINVAL) return;
+    /* Before Linux 5.14.  Reading maps a page of a tmpfs for writing as well. */
+    const volatile uint8_t *byte = base;
+    for (uint64_t offset = 0, page = rbi_page_bytes(); offset < bytes; offset += page) (void)byte[offset];
+}
+
+#ifndef MLOCK_ONFAULT
+#define MLOCK_ONFAULT 1
+#endif
+
+ringbuf_status rbi_map_lock(void *base, uint64_t bytes)
+{
+    if (syscall(SYS_mlock2, base, (size_t)bytes, MLOCK_ONFAULT) == 0) return RINGBUF_OK;
+    return errno == ENOMEM || errno == EAGAIN || errno == EPERM ? RINGBUF_E_NO_MEMORY : from_errno(errno);
 }
 
 uint64_t rbi_page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
