@@ -1319,7 +1319,7 @@ static int hold_lock(void *context)
 {
     struct remover *remover = context;
     rbi_fd fd;
-    if (rbi_file_open(&fd, path_of_name("queue")) != RINGBUF_OK) return 1;
+    if (rbi_open_file(&fd, path_of_name("queue")) != RINGBUF_OK) return 1;
     if (rbi_lock_try(fd, remover->lock, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return 2;
     atomic_fetch_add(&remover->holds, 1);
     nap_ms(remover->ms);

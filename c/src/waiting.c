@@ -114,6 +114,7 @@ static ringbuf_status sleep_once(ringbuf *rb, const struct rbi_waiting *waiting,
     if (status != RINGBUF_E_TIMEOUT) return status;
     if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED; /* [T5], announced before */
     if (rbi_handle_is_lost(rb)) return RINGBUF_E_CORRUPT;  /* nobody will ever wake us */
+    if (rbi_handle_is_stale(rb)) return RINGBUF_E_INTR;    /* our number may be another's: begin again, as another participant */
     rbi_own_add64(&rbi_registry_me(&rb->registry)->sleeps, 1);
     int64_t look_ns = now_ns + (rbi_load_relaxed64(&rb->stuck_at) ? RBI_STUCK_NS : LIVENESS_NS);
     ringbuf_status slept = rbi_event_sleep(waiting->event, key, deadline_ns < look_ns ? deadline_ns : look_ns);

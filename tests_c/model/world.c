@@ -780,11 +780,11 @@ static void make_handle(int process)
 {
     ringbuf *rb = &handles[process];
     memset(rb, 0, sizeof *rb);
-    rb->fd = PLATFORM_MODEL_FD + process;
+    rb->file.fd = PLATFORM_MODEL_FD + process;
     rb->idle_s = RBI_IDLE_S;
     rb->next_trim_ns = UINT64_MAX;
     rb->next_recovery_ns = 1001000000;
-    for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].fd = -1;
+    for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].file.fd = -1;
     rb->header = &segment->header;
     rb->base = segment;
     rb->path = (char *)(uintptr_t)"/model/queue";
@@ -804,12 +804,12 @@ static void make_handle(int process)
     rbi_arena_init(&rb->arena, &segment->header.arena, segment->table, segment->runs, arena_memory, rb->stamp.blocks, BLOCK_LOG2);
     rb->guarded = rbi_guard_add(rb->base, 0, 0, 0, &rb->calls, RBI_HANDLE_LOST);
     rb->registry = (struct rbi_registry){
-        .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->fd, .max_participants = HANDLES};
+        .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->file.fd, .max_participants = HANDLES};
 }
 
 static void join(int process)
 {
-    if (rbi_lock_try(handles[process].fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED) != RINGBUF_OK) abort();
+    if (rbi_lock_try(handles[process].file.fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED) != RINGBUF_OK) abort();
     if (rbi_registry_join(&handles[process].registry, "model") != RINGBUF_OK) abort();
 }
 

@@ -84,7 +84,8 @@ enum ringbuf_code {
     RINGBUF_E_NO_DIRECTORY = 19, /* the directory for queues does not exist or cannot hold them */
     RINGBUF_E_TOO_MANY = 20, /* ringbuf_task_done called more often than there were messages */
     RINGBUF_E_SYSTEM = 21,   /* the operating system refused in a way that has no code of its own */
-    RINGBUF_E_ARENA_FULL = 22 /* until the deadline the arena had no run of blocks that was long enough */
+    RINGBUF_E_ARENA_FULL = 22, /* until the deadline the arena had no run of blocks that was long enough */
+    RINGBUF_E_NO_DESCRIPTOR = 23 /* this process has closed the queue's descriptor, and the file cannot be opened again */
 };
 
 /** What ringbuf_create does about a queue that is there already. */
@@ -498,6 +499,16 @@ RINGBUF_API int64_t ringbuf_now_ns(void);
 
 /** A sentence for a status, in English, static. */
 RINGBUF_API const char *ringbuf_status_text(ringbuf_status status);
+
+/** What the operating system refused: the system call, e.g. "fallocate", and its errno.  They belong to the last call of this thread that
+ *  returned RINGBUF_E_ACCESS, _NO_SPACE, _NO_MEMORY, _NO_FILES, _NO_DIRECTORY, _NO_DESCRIPTOR or _SYSTEM; NULL and 0 if that was the
+ *  library's own decision, as for a file of another user.  The string is static.  Never block; async-signal-safe. */
+RINGBUF_API const char *ringbuf_error_call(void);
+RINGBUF_API int ringbuf_error_number(void);
+
+/** The layout version found in the file, of the last call of this thread that returned RINGBUF_E_VERSION; 0 if none did.  A file of
+ *  another byte order: its layout version plus 2^31.  Never blocks; async-signal-safe. */
+RINGBUF_API uint32_t ringbuf_error_layout(void);
 
 /** The library's version, "MAJOR.MINOR.PATCH", static. */
 RINGBUF_API const char *ringbuf_version(void);
