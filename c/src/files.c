@@ -311,6 +311,7 @@ ringbuf_status rbi_file_recall(struct rbi_file *file, const char *path, const vo
     const uint64_t device = file->device, inode = file->inode;
     rbi_fd fd;
     rbi_files_hold();
+    file->fd = -1; /* the new one may get the same number */
     ringbuf_status status = rbi_open_file(&fd, path);
     bool found = status == RINGBUF_OK && leads_to(fd, device, inode);
     for (int i = 0; i < 2 && !found; i++)

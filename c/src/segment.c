@@ -238,6 +238,18 @@ static bool read_frozen(rbi_fd fd, struct rbi_frozen *frozen)
 
 static struct ringbuf *handles; /* with the fork lock held (files.c) */
 
+/* Queues that this process has left while others were there: see remember().  The one left last is first.  With the fork lock held. */
+struct left {
+    struct left *next;
+    uint64_t device, inode;
+    char path[];
+};
+static struct left *remembered, *remembered_by_parent;
+static uint32_t remembered_count;
+
+/* When this process looks for leftovers next: when it makes an unnamed queue, when it finds no room, among those that it remembers. */
+static struct { rbi_atomic64 unnamed_ns, room_ns, remembered_ns; } next_look;
+
 static void drop_from_list(struct ringbuf *rb)
 {
     if (!rb->listed) return;
@@ -274,6 +286,12 @@ static void after_fork_in_child(void)
             rb->registry.self = 0;
         }
     }
+    if (remembered) remembered_by_parent = remembered; /* what the parent has left, it sees to; nothing can be freed here */
+    remembered = NULL;
+    remembered_count = 0;
+    rbi_store_relaxed64(&next_look.unnamed_ns, 0); /* relaxed, as above: a process that begins looks */
+    rbi_store_relaxed64(&next_look.room_ns, 0);
+    rbi_store_relaxed64(&next_look.remembered_ns, 0);
     /* When all that is to be closed is closed: locks by process do not survive that (files.c). */
     for (struct ringbuf *rb = handles; rb; rb = rb->next)
         if (rb->file.fd >= 0) rbi_lock_try_in_child(&rb->file, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED);
@@ -698,12 +716,12 @@ static bool worth_keeping(ringbuf *rb)
 }
 
 /** Be present no more; the last one out removes the queue, if nothing is left in it. */
-static void remove_if_last(ringbuf *rb)
+static void remove_if_last(ringbuf *rb, bool took_part)
 {
     rbi_lock_drop(rb->file.fd, RBI_LOCK_PRESENCE);
     RBI_POINT(presence_left);
     if (rbi_lock_try(rb->file.fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) {
-        remember(rb);
+        if (took_part) remember(rb); /* else it was its parent's */
         return;
     }
     RBI_POINT(alone);
@@ -713,13 +731,13 @@ static void remove_if_last(ringbuf *rb)
 
 static void leave(ringbuf *rb)
 {
-    const bool ours = is_ours_at_the_end(rb);
+    const bool took_part = rb->registry.self != 0, ours = is_ours_at_the_end(rb);
     if (!rbi_handle_is_lost(rb)) { /* else there is nothing to give back, and the lock goes with the file */
         rbi_registry_leave(&rb->registry);
         rbi_ready_recover(rb); /* what we had taken went back */
     }
     rbi_ready_close(rb);
-    if (ours) remove_if_last(rb);
+    if (ours) remove_if_last(rb, took_part);
 }
 
 /* ---- attach ---- */
@@ -825,6 +843,30 @@ static ringbuf_status open_path(ringbuf **out, const char *name, const char *pat
     return RINGBUF_OK;
 }
 
+/** Whether this handle has lost its descriptor on the file at `path`. */
+static bool has_lost(ringbuf *rb, const char *path)
+{
+    return rb->handed_out && !rbi_handle_is_closed(rb) && strcmp(rb->path, path) == 0 && !rbi_file_is_ours(&rb->file);
+}
+
+/** Before the file at `path` is looked at by a new handle: older ones of this process that have lost their descriptors take their locks
+ *  again.  Else the new one would find nobody there, and remove an empty queue. */
+static void regain_others(const char *path)
+{
+    for (int tries = 0; tries < 100; tries++) { /* each finds another handle, unless one cannot be helped */
+        rbi_files_hold();
+        struct ringbuf *rb = handles;
+        while (rb && !has_lost(rb, path)) rb = rb->next;
+        if (rb) rbi_handle_pin(rb);
+        rbi_files_let_go();
+        if (!rb) return;
+        rbi_segment_own_file(rb);
+        const bool helped = rbi_file_is_ours(&rb->file);
+        rbi_handle_unpin(rb);
+        if (!helped) return;
+    }
+}
+
 ringbuf_status rbi_segment_open(ringbuf **out, const char *name, const uint8_t *id, const ringbuf_options *options)
 {
     ringbuf_status status = check_name(name);
@@ -832,6 +874,7 @@ ringbuf_status rbi_segment_open(ringbuf **out, const char *name, const uint8_t *
     try_remembered(false);
     char *path = path_of(name, options);
     if (!path) return RINGBUF_E_NO_MEMORY;
+    regain_others(path);
     status = open_path(out, name, path, id, options);
     free(path);
     return status;
@@ -897,28 +940,14 @@ static bool collect_leftovers(const char *directory, rbi_atomic64 *next_ns)
     return collection.removed;
 }
 
-static void collect_leftovers_beside(const char *path, rbi_atomic64 *next_ns, bool *removed)
+static bool collect_leftovers_beside(const char *path, rbi_atomic64 *next_ns)
 {
     char directory[1024];
     int length = snprintf(directory, sizeof directory, "%.*s", directory_length(path), path);
-    *removed = length > 0 && (size_t)length < sizeof directory && collect_leftovers(directory, next_ns);
+    return length > 0 && (size_t)length < sizeof directory && collect_leftovers(directory, next_ns);
 }
 
-/** An unnamed queue is about to be made: programs that make them in every life, and are killed each time, must not fill the memory. */
-static void collect_leftovers_if_due(const char *path)
-{
-    static rbi_atomic64 next_ns;
-    bool removed;
-    collect_leftovers_beside(path, &next_ns, &removed);
-}
-
-bool rbi_segment_collect_for_room(ringbuf *rb)
-{
-    static rbi_atomic64 next_ns;
-    bool removed;
-    collect_leftovers_beside(rb->path, &next_ns, &removed);
-    return removed;
-}
+bool rbi_segment_collect_for_room(ringbuf *rb) { return collect_leftovers_beside(rb->path, &next_look.room_ns); }
 
 /** The same for what has to be looked into; `device` and `inode` 0: whatever file it is.  RINGBUF_E_BUSY: somebody is there. */
 static ringbuf_status collect_path(const char *path, const ringbuf_options *options, uint64_t device, uint64_t inode)
@@ -971,15 +1000,6 @@ static bool collect_all_for_room(const ringbuf_options *options)
 
 enum { REMEMBERED_MOST = 256 };
 
-struct left {
-    struct left *next;
-    uint64_t device, inode;
-    char path[];
-};
-
-static struct left *remembered; /* the one left last is first; with the fork lock held */
-static uint32_t remembered_count;
-
 static void remember(const ringbuf *rb)
 {
     if (rb->stamp.flags & RINGBUF_PERSISTENT) return;
@@ -1012,9 +1032,9 @@ static void remember(const ringbuf *rb)
 /** Try those again, or at the end of the process for the last time; else no more often than a look at a directory. */
 static void try_remembered(bool at_the_end)
 {
-    static rbi_atomic64 next_ns;
+    rbi_atomic64 *next_ns = &next_look.remembered_ns;
     const int64_t began_ns = rbi_monotonic_ns();
-    if (!at_the_end && (uint64_t)began_ns < rbi_load_relaxed64(&next_ns)) return; /* relaxed: it only limits how often */
+    if (!at_the_end && (uint64_t)began_ns < rbi_load_relaxed64(next_ns)) return; /* relaxed: it only limits how often */
     rbi_files_hold();
     struct left *all = remembered, *again = NULL, **end = &again;
     remembered = NULL;
@@ -1043,7 +1063,7 @@ static void try_remembered(bool at_the_end)
     remembered_count += count;
     rbi_files_let_go();
     const int64_t now_ns = rbi_monotonic_ns();
-    rbi_store_relaxed64(&next_ns, (uint64_t)(now_ns + LOOKS_COST * (now_ns - began_ns))); /* relaxed: as above */
+    rbi_store_relaxed64(next_ns, (uint64_t)(now_ns + LOOKS_COST * (now_ns - began_ns))); /* relaxed: as above */
 }
 
 /* ---- create ---- */
@@ -1202,7 +1222,9 @@ ringbuf_status rbi_segment_create(ringbuf **out, const char *name, const ringbuf
     char *path = path_of(name, options);
     if (!path) return RINGBUF_E_NO_MEMORY;
     try_remembered(false);
-    if (stamp.flags & RINGBUF_UNNAMED) collect_leftovers_if_due(path);
+    regain_others(path);
+    /* Programs that make unnamed queues in every life, and are killed each time, must not fill the memory. */
+    if (stamp.flags & RINGBUF_UNNAMED) collect_leftovers_beside(path, &next_look.unnamed_ns);
     status = create_at(out, name, path, &stamp, options);
     free(path);
     return status;
@@ -1279,7 +1301,7 @@ static void depart(ringbuf *rb)
     pthread_mutex_lock(&rb->closing);
     bool pinned = rbi_load_total32(&rb->pins) >= 2 * RBI_PIN; /* by more than close_all() */
     if (pinned && rb->base && rbi_file_is_ours(&rb->file) && rbi_load_total32(&rb->pins) & RBI_PIN_CLOSED) {
-        remove_if_last(rb);
+        remove_if_last(rb, true);
         rbi_lock_drop(rb->file.fd, RBI_LOCK_PRESENCE); /* the file stays open */
     }
     pthread_mutex_unlock(&rb->closing);
