@@ -21,7 +21,10 @@
  *
  * Fork: the child must not keep the parent's locks alive, so the atfork handler opens each file anew (a new open file has no locks),
  * closes the inherited one, marks itself present, and flags the handle STALE; the child's first call makes it a participant.  The
- * memory, which the child inherits too, is mapped through yet another open file, for a mapping holds on to its own. */
+ * memory, which the child inherits too, is mapped through yet another open file, for a mapping holds on to its own.
+ *
+ * Descriptors are opened, closed and doubted in files.c.  "A descriptor that others have closed", below, tells what becomes of a handle
+ * that has lost its own; "leftovers" what is removed unasked. */
 #define _GNU_SOURCE
 #include "ready.h"
 

@@ -11,7 +11,8 @@
  *      anything else is a point in time, ringbuf_now_ns() + how long.  A deadline bounds the whole call.  One below 0 is for event
  *      loops: the call looks for so many nanoseconds, a millisecond at most, and does not sleep.
  *   4. On any error the queue is unchanged and outputs other than those named are unspecified.
- *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.
+ *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.  So does any call that finds
+ *      that this process has closed the queue's descriptor and was taken for dead: the next one attaches anew.
  *
  * Who may call what together (X: the caller must see to it that these do not overlap, on the same handle)
  *
@@ -243,6 +244,8 @@ RINGBUF_API void ringbuf_options_init(ringbuf_options *options);
  *  create at once one does and the others attach to it.
  *  Any number of processes and threads may call it at once.  Does not wait, but for one thing: if the last user of a queue
  *  of this name is removing it at this moment, it waits up to five seconds for that.
+ *  Making an unnamed queue removes unnamed and auto-cleanup queues from the directory that nobody is attached to, and without room
+ *  all that ringbuf_collect removes.  A relative directory counts from the working directory at this call.
  *  Returns  RINGBUF_OK            the queue is there and this process attached
  *           RINGBUF_E_EXISTS      mode RINGBUF_CREATE and a queue is there
  *           RINGBUF_E_BUSY        mode RINGBUF_FRESH and somebody uses it; or somebody is removing it and does not finish
@@ -304,7 +307,8 @@ RINGBUF_API ringbuf_status ringbuf_unlink(ringbuf *rb);
  *  Removes also what is no valid queue.  Returns as ringbuf_unlink, and RINGBUF_E_NOT_FOUND. */
 RINGBUF_API ringbuf_status ringbuf_unlink_name(const char *name, const ringbuf_options *options);
 
-/** Remove every queue in the directory that provably nobody is attached to and that is empty, unnamed or auto-cleanup.
+/** Remove every queue in the directory that provably nobody is attached to and that is empty, unnamed or auto-cleanup; of other layouts
+ *  those that are unnamed or auto-cleanup.
  *  *removed counts them.  `options` (may be NULL): directory.  Does not block.  Never touches a queue in use. */
 RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_options *options);
 
@@ -317,7 +321,7 @@ RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_opti
  *           RINGBUF_E_TIMEOUT   the ring was full until the deadline
  *           RINGBUF_E_ARENA_FULL the arena was
  *           RINGBUF_E_TOO_LARGE larger than ringbuf_info.max_message_bytes; at once
- *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _NO_SPACE, _CORRUPT, _CROWDED, _INVALID
+ *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _NO_SPACE, _CORRUPT, _CROWDED, _INVALID, _NO_DESCRIPTOR (so every call on a handle)
  *  On any error nothing was put. */
 RINGBUF_API ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t deadline_ns);
 
