@@ -420,6 +420,32 @@ static void operate_create(ringbuf *rb)
     ringbuf_free(created);
 }
 
+/* In the place of the platform's (CMakeLists.txt): a file system that has no files without a name. */
+ringbuf_status __real_rbi_open_unnamed(rbi_fd *fd, const char *where, uint32_t permissions);
+ringbuf_status __wrap_rbi_open_unnamed(rbi_fd *fd, const char *where, uint32_t permissions);
+static bool has_no_unnamed_files;
+
+ringbuf_status __wrap_rbi_open_unnamed(rbi_fd *fd, const char *where, uint32_t permissions)
+{
+    return has_no_unnamed_files ? RINGBUF_E_NO_DIRECTORY : __real_rbi_open_unnamed(fd, where, permissions);
+}
+
+static void operate_create_under_a_private_name(ringbuf *rb)
+{
+    has_no_unnamed_files = true;
+    operate_create(rb);
+    has_no_unnamed_files = false;
+}
+
+static void operate_create_without_a_name(ringbuf *rb)
+{
+    (void)rb;
+    ringbuf_options how = options();
+    ringbuf *created = NULL;
+    shared->status = ringbuf_create(&created, NULL, &how);
+    ringbuf_free(created);
+}
+
 static void operate_shutdown(ringbuf *rb) { shared->status = ringbuf_shutdown(rb, 0); }
 
 static void operate_task_done(ringbuf *rb) { shared->status = ringbuf_task_done(rb); }
@@ -745,6 +771,21 @@ static void return_one_and_get_it(void)
 {
     return_one();
     TEST_ASSERT_TRUE(survivor_gets(0));
+}
+
+static void leave_an_unnamed_queue_of_the_dead(void)
+{
+    ringbuf_free(survivor);
+    survivor = NULL;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        ringbuf_options how = options();
+        ringbuf *created = NULL;
+        if (ringbuf_create(&created, NULL, &how) != RINGBUF_OK) _exit(1);
+        kill(getpid(), SIGKILL);
+    }
+    waitpid(child, NULL, 0);
 }
 
 static void leave_an_empty_queue_of_the_dead(void)
@@ -1098,6 +1139,9 @@ static const struct scenario scenarios[] = {
     {"get by a descriptor before one who listens", begin_to_listen, operate_get_by_descriptor, GETS, -1, NULL, put_one},
     {"listen as the last", leave_alone, operate_listen_and_close, ALONE, -1, NULL, NULL},
     {"create the first", be_nobody, operate_create, ALONE, -1, NULL, NULL},
+    {"create the first, under a private name", be_nobody, operate_create_under_a_private_name, ALONE, -1, NULL, NULL},
+    {"create after the dead, under a private name", leave_an_empty_queue_of_the_dead, operate_create_under_a_private_name, ALONE, -1, NULL, NULL},
+    {"create without a name after the dead", leave_an_unnamed_queue_of_the_dead, operate_create_without_a_name, ALONE, -1, NULL, NULL},
     {"create after the dead", leave_an_empty_queue_of_the_dead, operate_create, ALONE, -1, NULL, NULL},
     {"close as the last", leave_alone, operate_close, ALONE, -1, NULL, NULL},
     {"unlink as the last", leave_alone, operate_unlink, ALONE, -1, NULL, NULL},
@@ -1126,7 +1170,8 @@ static pid_t run_child(const struct scenario *scenario, enum how how, enum rbi_p
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* also if it is stopped */
         rbi_point_hook = hook;
-        bool attaches = scenario->operate == operate_attach || scenario->operate == operate_create;
+        bool attaches = scenario->operate == operate_attach || scenario->operate == operate_create ||
+                       scenario->operate == operate_create_under_a_private_name || scenario->operate == operate_create_without_a_name;
         ringbuf *rb = attaches ? NULL : attach();
         if (write(from_child[1], &byte, 1) != 1 || read(to_child[0], &byte, 1) != 1) _exit(5);
         shared->armed = 1;
@@ -1404,6 +1449,8 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
         /* The next one to come finds no queue, or none that is in the way. */
         TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_create(&survivor, "q", &with));
         survivor_makes_progress();
+        /* What has no name that anybody knows goes with a collection. */
+        TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_collect(&recovered, &with));
     } else if (!(scenario->role & ENDS)) {
         survivor_makes_progress();
     }

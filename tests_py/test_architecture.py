@@ -21,6 +21,8 @@ C_FLOORS = {
     "points.h": 0,
     "points.c": 0,
     "status.c": 0,
+    "files.h": 1,
+    "files.c": 1,
     "ring.h": 1,
     "ring.c": 1,
     "arena.h": 2,
@@ -140,6 +142,27 @@ def test_only_the_platform_knows_the_operating_system() -> None:
         if not file.startswith("platform/"):
             text = (C_SOURCES / file).read_text()
             assert not re.search(r"#include <(sys/mman|sys/stat|fcntl|linux/\w+|sys/syscall|errno)\.h>", text), file
+
+
+def test_descriptors_are_opened_and_closed_through_one_door() -> None:
+    """Else a child that is forked meanwhile keeps them (c/src/files.c)."""
+    system = r"\b(open|openat|open64|creat|dup|dup2|dup3|fopen|fdopen|opendir|memfd_create|pipe2?|socket|mkstemp|tmpfile|close|fclose)\s*\("
+    platform = r"\brbi_(open_\w+|close)\s*\("
+    opened = set(re.findall(platform, (C_SOURCES / "platform.h").read_text()))
+    assert len(opened) >= 10  # the question below is about something
+    for file in c_files():
+        text = re.sub(r"/\*.*?\*/|//[^\n]*", "", (C_SOURCES / file).read_text(), flags=re.DOTALL)
+        if not file.startswith("platform/"):
+            assert not re.search(system, text), f"{file} opens or closes a descriptor by itself"
+            assert not re.search(r"\bF_DUPFD", text), file
+        if not file.startswith("platform") and file != "files.c":
+            assert not re.search(platform, text), f"{file} does not go through files.c"
+
+
+def test_the_platform_returns_no_standard_descriptor() -> None:
+    text = (C_SOURCES / "platform/linux.c").read_text()
+    calls = [line.strip() for line in text.splitlines() if re.search(r"(?<![\w\"(/])(open|openat|dup2?)\(", line) and "*" not in line[:3]]
+    assert calls == ['while (lows < STANDARD && (fd = open("/", O_PATH | O_CLOEXEC)) >= 0) {', "fd = open(path, flags | O_CLOEXEC, mode);"]
 
 
 def test_every_python_module_has_a_floor() -> None:

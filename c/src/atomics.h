@@ -123,10 +123,11 @@ static inline void rbi_pause(void)
     X(recovery_lease_undone) X(recovery_run_dropped) X(recovery_run_freed) X(recovery_turn_ended)                         \
     /* create, attach */                                                                                                  \
     X(file_made) X(file_sized) X(header_reserved) X(header_written) X(stamp_written) X(creator_present)                   \
+    X(private_made) X(private_present) X(private_removed)                                                                 \
     X(creator_attached) X(linked) X(opened) X(present) X(mapped) X(entry_locked) X(entry_written) X(entry_published)      \
     /* close, unlink */                                                                                                   \
     X(close_began) X(entry_freed) X(entry_unlocked) X(presence_left) X(alone) X(name_locked) X(name_checked) X(removed)   \
-    X(unlinked)                                                                                                           \
+    X(unlinked) X(leftover_alone)                                                                                         \
     /* shutdown, task_done */                                                                                             \
     X(shutdown_set) X(shutdown_woke) X(done_counted)                                                                      \
     /* descriptors */                                                                                                     \

@@ -19,6 +19,7 @@
 
 enum {
     RBI_LAYOUT_VERSION = 4,
+    RBI_LAYOUT_FROZEN = 3,       /* from this layout on the offsets named at struct rbi_stamp are what they are */
     RBI_HEADER_BYTES = 8192,
     RBI_LANES = 4,               /* a ring and three spare ones: see ring.c on lanes */
     RBI_NAME_MAX_BYTES = 1024,

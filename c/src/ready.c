@@ -81,29 +81,20 @@ static void count_none(ringbuf *rb, enum rbi_level level, uint32_t seen)
 
 /* ---- descriptors; with `telling` held ---- */
 
-/* Opened and closed so that a child forked by another thread knows what it has inherited, as with the queue's own file (segment.c): it
- * would else keep the FIFO, and its parent's lock, or close a descriptor that is another's by now. */
-
-static ringbuf_status open_flag(struct rbi_descriptor *descriptor, const char *path)
-{
-    rbi_handles_hold();
-    ringbuf_status status = rbi_flag_open(&descriptor->fd, path);
-    if (status != RINGBUF_OK) descriptor->fd = -1;
-    rbi_handles_let_go();
-    return status;
-}
-
-static void drop(struct rbi_descriptor *descriptor)
-{
-    rbi_file_close(descriptor->fd);
-    *descriptor = (struct rbi_descriptor){.fd = -1};
-}
-
 static void forget(struct rbi_descriptor *descriptor)
 {
-    rbi_handles_hold();
-    drop(descriptor);
-    rbi_handles_let_go();
+    rbi_file_close(&descriptor->file);
+    descriptor->asked = false;
+    descriptor->version = 0;
+}
+
+/** Whether the descriptor, if there is one, still is open on the FIFO.  If others have closed it, we have not asked any more: whoever had
+ *  its number has lost it, too. */
+static bool has_descriptor(struct rbi_descriptor *descriptor)
+{
+    if (rbi_file_is_ours(&descriptor->file)) return true;
+    if (descriptor->file.listed || descriptor->asked) forget(descriptor);
+    return false;
 }
 
 /** The level's descriptor, to tell others by, opened if need be.  -1: nobody listens (then listeners[level] says so), or it cannot be
@@ -112,21 +103,21 @@ static rbi_fd descriptor_of(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
     uint32_t seen = rbi_load_total32(&rb->header->listeners[level]);
-    if (descriptor->asked) {
+    if (descriptor->asked && has_descriptor(descriptor)) {
         /* One who cannot see the FIFO where it should be, for its directory is another one to him, has said that nobody listens. */
         if (!(seen & 1)) count_listener(rb, level);
-        return descriptor->fd;
+        return descriptor->file.fd;
     }
     if (!(seen & 1)) return -1;
-    if (descriptor->fd >= 0 && descriptor->version == seen) return descriptor->fd;
+    if (descriptor->version == seen && has_descriptor(descriptor)) return descriptor->file.fd;
     forget(descriptor);
     char *path = path_of(rb, level);
-    ringbuf_status status = path ? open_flag(descriptor, path) : RINGBUF_E_NO_MEMORY;
+    ringbuf_status status = path ? rbi_flag_open(&descriptor->file, path) : RINGBUF_E_NO_MEMORY;
     free(path);
     if (status == RINGBUF_OK) descriptor->version = seen;
     /* A listener makes the FIFO before he counts himself; so with none there, nobody has listened since `seen`. */
     if (status == RINGBUF_E_NOT_FOUND) count_none(rb, level, seen);
-    return descriptor->fd;
+    return descriptor->file.fd;
 }
 
 /** Whether descriptor_of() would still give this one. */
@@ -143,7 +134,7 @@ static ringbuf_status check_flag(const ringbuf *rb, const struct rbi_file_facts 
 {
     struct rbi_file_facts file;
     if (facts->links == 0) return RINGBUF_E_BUSY; /* removed before we had the lock */
-    ringbuf_status status = rbi_file_facts(rb->fd, &file);
+    ringbuf_status status = rbi_file_facts(rb->file.fd, &file);
     if (status != RINGBUF_OK) return status;
     bool known = facts->user == rbi_user() || facts->user == file.user || facts->user == 0;
     return known || file.mode & 022 ? RINGBUF_OK : RINGBUF_E_ACCESS;
@@ -153,23 +144,23 @@ static ringbuf_status check_flag(const ringbuf *rb, const struct rbi_file_facts 
 static ringbuf_status try_to_listen(ringbuf *rb, struct rbi_descriptor *descriptor, const char *path)
 {
     struct rbi_file_facts facts;
-    ringbuf_status status = open_flag(descriptor, path);
+    ringbuf_status status = rbi_flag_open(&descriptor->file, path);
     if (status == RINGBUF_E_NOT_FOUND) { /* made only now, so that one who is out of descriptors leaves none behind */
         status = rbi_flag_make(path);
         RBI_POINT(flag_made);
         if (status != RINGBUF_OK && status != RINGBUF_E_EXISTS) return status;
-        status = open_flag(descriptor, path);
+        status = rbi_flag_open(&descriptor->file, path);
         if (status == RINGBUF_E_NOT_FOUND) return RINGBUF_E_BUSY;
     }
     /* Whoever makes it opens it to others only after this. */
     if (status == RINGBUF_E_ACCESS && rbi_path_facts(path, &facts) == RINGBUF_OK && facts.mode == 0600 && rb->stamp.permissions != 0600)
         return RINGBUF_E_BUSY;
     if (status != RINGBUF_OK) return status;
-    status = rbi_flag_lock_try(descriptor->fd, RBI_LOCK_SHARED);
+    status = rbi_flag_lock_try(descriptor->file.fd, RBI_LOCK_SHARED);
     RBI_POINT(flag_locked);
-    if (status == RINGBUF_OK) status = rbi_file_facts(descriptor->fd, &facts);
+    if (status == RINGBUF_OK) status = rbi_file_facts(descriptor->file.fd, &facts);
     if (status == RINGBUF_OK) status = check_flag(rb, &facts);
-    if (status == RINGBUF_OK) rbi_flag_share(descriptor->fd, rb->fd);
+    if (status == RINGBUF_OK) rbi_flag_share(descriptor->file.fd, rb->file.fd);
     if (status != RINGBUF_OK) forget(descriptor);
     return status;
 }
@@ -177,10 +168,7 @@ static ringbuf_status try_to_listen(ringbuf *rb, struct rbi_descriptor *descript
 static ringbuf_status listen_at(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
-    if (descriptor->asked) {
-        descriptor_of(rb, level);
-        return RINGBUF_OK;
-    }
+    if (descriptor->asked && descriptor_of(rb, level) >= 0 && descriptor->asked) return RINGBUF_OK;
     forget(descriptor);
     char *path = path_of(rb, level);
     ringbuf_status status = path ? try_to_listen(rb, descriptor, path) : RINGBUF_E_NO_MEMORY;
@@ -208,8 +196,8 @@ static void remove_if_unheard(ringbuf *rb, enum rbi_level level, rbi_fd fd, cons
 static void stop_listening(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
-    char *path = descriptor->asked ? path_of(rb, level) : NULL;
-    if (path) remove_if_unheard(rb, level, descriptor->fd, path);
+    char *path = has_descriptor(descriptor) && descriptor->asked ? path_of(rb, level) : NULL;
+    if (path) remove_if_unheard(rb, level, descriptor->file.fd, path);
     free(path);
     forget(descriptor);
 }
@@ -221,7 +209,7 @@ static void remove_if_deserted(ringbuf *rb, enum rbi_level level)
     if (descriptor->asked) return;
     forget(descriptor);
     char *path = path_of(rb, level);
-    if (path && open_flag(descriptor, path) == RINGBUF_OK) remove_if_unheard(rb, level, descriptor->fd, path);
+    if (path && rbi_flag_open(&descriptor->file, path) == RINGBUF_OK) remove_if_unheard(rb, level, descriptor->file.fd, path);
     free(path);
     forget(descriptor);
 }
@@ -317,7 +305,7 @@ void rbi_ready_tell(ringbuf *rb, struct rbi_event *event)
 void rbi_ready_listen(ringbuf *rb, enum rbi_level level)
 {
     pthread_mutex_lock(&rb->telling);
-    if (rb->levels[level].fd >= 0) rbi_flag_lower(rb->levels[level].fd);
+    if (has_descriptor(&rb->levels[level])) rbi_flag_lower(rb->levels[level].file.fd);
     pthread_mutex_unlock(&rb->telling);
     RBI_POINT(flag_lowered);
     if (level == RBI_LEVEL_TASKS) {
@@ -337,7 +325,7 @@ ringbuf_status rbi_ready_ask(ringbuf *rb, enum rbi_level level, int *fd)
     for (;;) {
         pthread_mutex_lock(&rb->telling);
         ringbuf_status status = listen_at(rb, level);
-        *fd = rb->levels[level].fd;
+        *fd = rb->levels[level].file.fd;
         pthread_mutex_unlock(&rb->telling);
         if (status == RINGBUF_OK && level == RBI_LEVEL_ITEMS) rbi_ready_settle(rb);
         if (status != RINGBUF_E_BUSY || rbi_monotonic_ns() > give_up_ns) return status;
@@ -385,8 +373,11 @@ void rbi_ready_after_fork(ringbuf *rb)
     for (uint32_t level = 0; level < RBI_LEVELS; level++) {
         struct rbi_descriptor *descriptor = &rb->levels[level];
         /* The inherited one is the parent's, and so is its lock.  If it cannot be opened anew, the child has not asked. */
-        bool keep = !rbi_handle_is_closed(rb) && descriptor->asked && rbi_flag_reopen(descriptor->fd) == RINGBUF_OK;
-        if (!keep) drop(descriptor);
+        bool keep = !rbi_handle_is_closed(rb) && descriptor->asked && rbi_flag_reopen_in_child(&descriptor->file) == RINGBUF_OK;
+        if (keep) continue;
+        rbi_file_close_in_child(&descriptor->file);
+        descriptor->asked = false;
+        descriptor->version = 0;
     }
 }
 
@@ -395,17 +386,15 @@ void rbi_ready_after_fork(ringbuf *rb)
 static void collect_flag(const char *file_name, void *directory)
 {
     char *path = NULL;
-    rbi_fd fd;
+    struct rbi_file file = RBI_NO_FILE;
     if (asprintf(&path, "%s/%s", (const char *)directory, file_name) < 0) return;
-    rbi_handles_hold(); /* as in open_flag() */
-    if (rbi_flag_open(&fd, path) == RINGBUF_OK) {
+    if (rbi_flag_open(&file, path) == RINGBUF_OK) {
         /* Also if its queue lives: nobody listens, and the next who does makes a new one. */
         struct rbi_file_facts facts;
-        if (rbi_flag_lock_try(fd, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK && rbi_file_facts(fd, &facts) == RINGBUF_OK && facts.links)
+        if (rbi_flag_lock_try(file.fd, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK && rbi_file_facts(file.fd, &facts) == RINGBUF_OK && facts.links)
             rbi_path_unlink(path);
-        rbi_file_close(fd);
+        rbi_file_close(&file);
     }
-    rbi_handles_let_go();
     free(path);
 }
 
@@ -414,6 +403,6 @@ void rbi_ready_collect(const char *directory)
     for (uint32_t level = 0; level < RBI_LEVELS; level++) {
         char prefix[32];
         snprintf(prefix, sizeof prefix, FLAG_PREFIX "%s.", level_names[level]);
-        rbi_directory_visit(directory, prefix, collect_flag, (void *)(uintptr_t)directory);
+        rbi_directory_visit(directory, prefix, true, collect_flag, (void *)(uintptr_t)directory);
     }
 }

@@ -426,9 +426,16 @@ ringbuf_status rbi_registry_join(struct rbi_registry *registry, const char *labe
         RBI_POINT(entry_published);
         registry->self = number;
         rbi_store_relaxed64(&registry->vigil.own_ns, (uint64_t)rbi_monotonic_ns()); /* relaxed: a guess */
+        registry->attached_ns = entry->attached_ns;
         return RINGBUF_OK;
     }
     return RINGBUF_E_CROWDED;
+}
+
+bool rbi_registry_is_me(const struct rbi_registry *registry)
+{
+    const struct rbi_participant *entry = rbi_registry_me(registry);
+    return rbi_load_total32(&entry->state) == ENTRY_USED && entry->pid == rbi_pid() && entry->attached_ns == registry->attached_ns; /* [E5] */
 }
 
 void rbi_registry_give_back(struct rbi_registry *registry, bool keep)

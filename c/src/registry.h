@@ -11,7 +11,7 @@
 #define RBI_REGISTRY_H
 
 #include "arena.h"
-#include "platform.h"
+#include "files.h"
 
 /** What a handle knows of the looks after the dead, its own and those of others (registry.c).  Guesses, which several threads may adjust. */
 struct rbi_vigil {
@@ -32,10 +32,11 @@ struct rbi_registry {
     struct rbi_participant *entries;
     struct rbi_ring *ring;
     struct rbi_arena *arena;
-    rbi_fd fd;
+    _Atomic rbi_fd fd;           /* changes when the file had to be opened anew (segment.c) */
     uint32_t max_participants;
     uint32_t self;               /* our number; 0: not a participant (yet) */
     struct rbi_vigil vigil;
+    uint64_t attached_ns;        /* as in our entry */
 };
 
 /** Become a participant.  RINGBUF_OK, RINGBUF_E_CROWDED, or what reserving the entry's page or locking says.
@@ -75,6 +76,9 @@ static inline struct rbi_participant *rbi_registry_me(const struct rbi_registry 
 {
     return &registry->entries[registry->self - 1];
 }
+
+/** Whether the entry with our number still is the one that we have made: nobody has taken us for dead. */
+bool rbi_registry_is_me(const struct rbi_registry *registry);
 
 /** Tasks marked done, summed over everybody; a snapshot. */
 uint64_t rbi_registry_done(const struct rbi_registry *registry);

@@ -4,6 +4,7 @@
 #ifndef RBI_SEGMENT_H
 #define RBI_SEGMENT_H
 
+#include "files.h"
 #include "guard.h"
 #include "registry.h"
 #include "wait.h"
@@ -13,7 +14,7 @@
 /* State of a handle, in one word with the number of calls in flight: { calls : 29 | lost | stale | closed }. */
 enum {
     RBI_HANDLE_CLOSED = 1, /* no call may begin */
-    RBI_HANDLE_STALE = 2,  /* we are a forked child and not yet a participant */
+    RBI_HANDLE_STALE = 2,  /* not a participant: a forked child that is none yet, or its descriptor was closed and its number is gone */
     RBI_HANDLE_LOST = 4,   /* the file was truncated, and zeros of our own may lie where its memory was; never cleared */
     RBI_HANDLE_CALL = 8,
     RBI_HANDLE_BARRED = RBI_HANDLE_CLOSED | RBI_HANDLE_STALE | RBI_HANDLE_LOST, /* no call may begin just so */
@@ -46,7 +47,7 @@ struct rbi_patience {
 
 /** What a handle has of a level (ready.c). */
 struct rbi_descriptor {
-    rbi_fd fd;        /* -1: not open */
+    struct rbi_file file;
     bool asked;       /* by this process, which listens; else it is open so that we can tell others */
     uint32_t version; /* of the listeners' word, when it was opened to tell others */
 };
@@ -80,7 +81,11 @@ struct ringbuf {
     bool handed_out;
     bool at_exit;                  /* the process is on its way out, and this handle has been seen to */
     bool listed;
-    rbi_fd fd;
+    struct rbi_file file;
+    struct rbi_file spare;         /* the mapping's open file, without locks: for children that may not open the file anew; often not open */
+    ringbuf_status reopened;       /* in a forked child: why the file could not be opened anew, */
+    struct rbi_refusal refusal;    /* and what the system said */
+    rbi_atomic32 entering;         /* calls that wait to become participants again */
     struct rbi_guarded *guarded;   /* the memory, as the guard knows it; NULL: not mapped */
     void *base;
     uint64_t prefix_bytes;
@@ -90,13 +95,10 @@ struct ringbuf {
     struct rbi_stamp stamp;        /* our checked copy: the one in shared memory is never read again */
     char *name;
     char *path;
+    char *private_path;            /* the name under which the file is made where it cannot be without one; NULL: it has none */
     char *label;
     struct ringbuf *next, *previous; /* all handles of this process that have a file (segment.c) */
 };
-
-/** Between these two no child of this process is born by fork(). */
-void rbi_handles_hold(void);
-void rbi_handles_let_go(void);
 
 /** Begin a call: RINGBUF_OK, or RINGBUF_E_CLOSED, or RINGBUF_E_CORRUPT because the memory is lost, or why a forked child cannot
  *  become a participant. */
@@ -125,6 +127,8 @@ static inline ringbuf_status rbi_handle_leave(ringbuf *rb, ringbuf_status status
 }
 
 static inline bool rbi_handle_is_closed(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_CLOSED; }
+
+static inline bool rbi_handle_is_stale(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_STALE; }
 
 static inline bool rbi_handle_is_lost(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_LOST; }
 
@@ -166,6 +170,15 @@ void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings);
 
 /** Look what has become of the file's name: one of enum ringbuf_unlinked. */
 uint64_t rbi_segment_unlinked(ringbuf *rb);
+
+/** Before a system call on the handle's file: RINGBUF_OK if its descriptor is open on it, or was closed by others and could be opened anew
+ *  without anybody having taken us for dead.  RINGBUF_E_INTR: the call is to be made again, as another participant.
+ *  RINGBUF_E_NO_DESCRIPTOR: the file cannot be opened any more. */
+ringbuf_status rbi_segment_own_file(ringbuf *rb);
+
+/** There is no room in the queue's file system: remove what nobody uses any more from its directory, if that was not done lately.  Returns
+ *  whether something was removed.  Allocates nothing and waits for nothing. */
+bool rbi_segment_collect_for_room(ringbuf *rb);
 
 /** Clean up after the dead, if no other thread of this handle is doing so.  Looks after the file's name as well. */
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered);

@@ -1,5 +1,6 @@
 /* status.c — floor 0: a status as a sentence, and the library's versions. */
 #include "layout.h"
+#include "platform.h"
 
 #include <ringbuf/ringbuf.h>
 
@@ -32,6 +33,7 @@ static const char *text_of(enum ringbuf_code code)
     case RINGBUF_E_CROWDED: return "as many are attached as the queue was made for (max_participants)";
     case RINGBUF_E_NO_FILES: return "out of file descriptors";
     case RINGBUF_E_NO_DIRECTORY: return "the directory for queues does not exist or cannot hold them";
+    case RINGBUF_E_NO_DESCRIPTOR: return "this process closed the queue's file descriptor, and the file cannot be opened again";
     case RINGBUF_E_TOO_MANY: return "more tasks marked done than there were messages";
     case RINGBUF_E_SYSTEM: return "the operating system refused";
     }
@@ -43,3 +45,9 @@ const char *ringbuf_status_text(ringbuf_status status) { return text_of((enum ri
 const char *ringbuf_version(void) { return RINGBUF_VERSION_STRING; }
 
 uint32_t ringbuf_layout_version(void) { return RBI_LAYOUT_VERSION; }
+
+const char *ringbuf_error_call(void) { return rbi_last_refusal()->call; }
+
+int ringbuf_error_number(void) { return rbi_last_refusal()->number; }
+
+uint32_t ringbuf_error_layout(void) { return rbi_last_refusal()->layout; }

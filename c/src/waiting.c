@@ -127,6 +127,7 @@ static ringbuf_status sleep_once(ringbuf *rb, const struct rbi_waiting *waiting,
     if (status != RINGBUF_E_TIMEOUT) return status;
     if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED; /* [T5], announced before */
     if (rbi_handle_is_lost(rb)) return RINGBUF_E_CORRUPT;  /* nobody will ever wake us */
+    if (rbi_handle_is_stale(rb)) return RINGBUF_E_INTR;    /* our number may be another's: begin again, as another participant */
     rbi_own_add64(&rbi_registry_me(&rb->registry)->sleeps, 1);
     int64_t until_ns = rbi_registry_sleeps_until(&rb->registry, now_ns, deadline_ns);
     if (rbi_load_relaxed64(&rb->stuck_at) && now_ns + RBI_STUCK_NS < until_ns) until_ns = now_ns + RBI_STUCK_NS;

@@ -213,7 +213,8 @@ def unlink_name(name: str, *, directory: str | None = None) -> bool:
 
 
 def default_directory() -> str:
-    return os.environ.get("SAGE_QUEUE_DIR") or "/dev/shm"
+    """Absolute, for references carry it to processes with other working directories."""
+    return os.path.abspath(os.environ.get("SAGE_QUEUE_DIR") or "/dev/shm")
 
 
 def names_in(directory: str) -> list[tuple[str, str | None]]:
@@ -263,7 +264,8 @@ def deleted_in(directory: str) -> list[tuple[str, list[int]]]:
 
 def _name_if_deleted(header: bytes) -> str | None:
     """The name in the header of a file without a name, unless that is no queue or this library has removed it; see docs/layout.md."""
-    if len(header) < _HEADER_BYTES or header[:8] != _MAGIC or int.from_bytes(header[8:12], sys.byteorder) != lib.ringbuf_layout_version():
+    layout = int.from_bytes(header[8:12], sys.byteorder)
+    if len(header) < _HEADER_BYTES or header[:8] != _MAGIC or not 3 <= layout <= lib.ringbuf_layout_version():
         return None
     if int.from_bytes(header[2588:2592], sys.byteorder):
         return None
@@ -280,7 +282,12 @@ def collect(*, directory: str | None = None) -> int:
 
 # ---- children of multiprocessing leave by os._exit(), which runs no destructor ----
 
-_hooked = False
+# multiprocessing has offspring: billiard (Celery), multiprocess (pathos), and copies of them inside other packages.  Each has a module
+# `util` of its own, which keeps what is to be done at the end of a child (Finalize) and at its beginning (register_after_fork).  So we
+# look for such modules rather than for names.  A child of os.fork() ends as any process, or by os._exit(), where nothing can be done.
+
+_families: set[str] = set()
+_modules_seen = 0
 
 
 def _close_when_a_child_exits() -> None:
@@ -289,22 +296,37 @@ def _close_when_a_child_exits() -> None:
     Without this, the kernel tells the others that it is gone, and they clean up after it; but nobody may be left to do so, and
     then an auto-cleanup queue would stay.  Importing multiprocessing is left to those who use it.
     """
-    global _hooked
-    util = sys.modules.get("multiprocessing.util")
-    if util is None or _hooked:
+    global _modules_seen
+    if len(sys.modules) == _modules_seen:
         return
-    _hooked = True
+    _modules_seen = len(sys.modules)
+    for name, util in list(sys.modules.items()):
+        if name.endswith(".util") and name not in _families and hasattr(util, "register_after_fork") and hasattr(util, "Finalize"):
+            _families.add(name)
+            _hook(name.removesuffix(".util"), util)
+
+
+def _hook(family: str, util: Any) -> None:
+    def leave() -> None:
+        if _is_child(family):
+            lib.ringbuf_leave_all()
 
     def hook(_: Any = None) -> None:
-        util.Finalize(None, _close_all_in_a_child, exitpriority=-100)  # after multiprocessing's own, which may still use queues
+        util.Finalize(None, leave, exitpriority=-100)  # after the family's own, which may still use queues
 
-    util.register_after_fork(_close_all_in_a_child, hook)  # a child throws its finalizers away when it starts, then calls this
+    util.register_after_fork(leave, hook)  # a child throws its finalizers away when it starts, then calls this
     hook()
+    _kept.append(leave)  # it is registered as a weak reference
 
 
-def _close_all_in_a_child() -> None:
-    if sys.modules["multiprocessing.process"].parent_process() is not None:
-        lib.ringbuf_leave_all()
+_kept: list[Any] = []
+
+
+def _is_child(family: str) -> bool:
+    """Whether this process is a child that this family has started, and will end."""
+    process = sys.modules.get(family + ".process")
+    current = getattr(process, "current_process", None)
+    return current is not None and type(current()).__name__ != "_MainProcess"
 
 
 os.register_at_fork(after_in_child=_close_when_a_child_exits)
@@ -494,7 +516,7 @@ def error_of(
     elif make is None:
         error = errors.SageQueueError(_text(status))
     else:
-        directory = directory or default_directory()
+        directory = os.path.abspath(directory or default_directory())
         error = make(status, "a queue without a name" if name is None else f"queue {name!r}", directory, needed, info)
     if isinstance(error, errors.SageQueueError):
         error.code = status
@@ -557,7 +579,7 @@ def _no_space(status: int, what: str, directory: str, needed: int, info: Info | 
     return errors.QueueNoSpace(
         errno.ENOSPC,
         f"no room left in {directory} for the {wanted}that {what} needs: {_free_bytes(directory)} are free; make room there, give a "
-        f"smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}",
+        f"smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}{_why()}",
     )
 
 
@@ -582,17 +604,87 @@ def _lock_limit() -> str:
     )
 
 
+# ---- what the operating system refused ----
+
+_LIKELY = {
+    ("fcntl(F_OFD_SETLK)", errno.EINVAL): "this system has no locks of open files, which queues rest on: Linux has them since 3.15, "
+    "gVisor, proot and other emulations may not",
+    ("fcntl(F_OFD_SETLK)", errno.ENOLCK): "the file system, or the kernel, has no room for more locks; name a directory on a tmpfs",
+    ("fcntl(F_OFD_SETLK)", errno.EOPNOTSUPP): "the file system has no locks; name a directory on a tmpfs",
+    ("mmap", errno.EAGAIN): "this process has locked its memory (mlockall) and its limit RLIMIT_MEMLOCK (ulimit -l) is smaller than the "
+    "mapping; raise it, use MCL_ONFAULT, or give a smaller capacity and arena",
+    ("mmap", errno.EINVAL): "the file system cannot map single pages (hugetlbfs?); name a directory on a tmpfs",
+    ("mmap", errno.ENODEV): "the file system cannot map files; name a directory on a tmpfs",
+    ("mmap", errno.ENOMEM): "no address space is left (ulimit -v), or too many mappings (vm.max_map_count)",
+    ("fallocate", errno.EOPNOTSUPP): "the file system cannot reserve memory, so a put could end in SIGBUS; name a directory on a tmpfs",
+    ("open", errno.ENFILE): "the whole system is out of open files (fs.file-max)",
+    ("pwrite", errno.EINVAL): "the file system cannot write single bytes (hugetlbfs?); name a directory on a tmpfs",
+    ("linkat", errno.EPERM): "the file system has no hard links; name a directory on a tmpfs",
+}
+_BY_FILTER = "a filter of system calls (seccomp, a container's profile, SELinux or AppArmor) may forbid it"
+#: Calls that never ask whose the file is.
+_NOT_ABOUT_OWNERS = ("fcntl", "mmap", "fallocate", "ftruncate", "pwrite", "pread", "fstat", "futex", "sigaction", "getrandom", "flock", "dup3")
+
+
+def _refusal() -> tuple[str, int]:
+    """The system call that was refused in this thread's last call of the library, and its errno; "" and 0: it was not the system."""
+    call = lib.ringbuf_error_call()
+    return ("", 0) if call == ffi.NULL else (bytes(ffi.string(call)).decode(), int(lib.ringbuf_error_number()))
+
+
+def _why() -> str:
+    """That, as the end of a sentence."""
+    call, number = _refusal()
+    if not call:
+        return ""
+    likely = _LIKELY.get((call, number))
+    if likely is None and number in (errno.EPERM, errno.EACCES, errno.ENOSYS) and call.startswith(_NOT_ABOUT_OWNERS):
+        likely = _BY_FILTER
+    return f" ({call}: {os.strerror(number)} [{errno.errorcode.get(number, number)}]{'; ' + likely if likely else ''})"
+
+
+def _errno_or(usual: int) -> int:
+    return _refusal()[1] or usual
+
+
+def _wrong_version(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    found, ours = int(lib.ringbuf_error_layout()), int(lib.ringbuf_layout_version())
+    swapped = found >= 1 << 31
+    found &= (1 << 31) - 1
+    other = f"has layout {found}; this one reads {ours}" + (", and it was made on a machine with another byte order" if swapped else "")
+    return errors.QueueVersionError(
+        f"{what} in {directory} was made by another version of this library, or on a machine with another byte order: it {other}.  Use "
+        "the same version everywhere, or remove it with destroy_queue()"
+    )
+
+
+def _no_files(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    return errors.QueueNoFiles(
+        _errno_or(errno.EMFILE), f"out of file descriptors for {what}; close some, or raise the limit (ulimit -n){_why()}"
+    )
+
+
+def _no_directory(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    return errors.QueueNoDirectory(
+        errno.ENOTDIR,
+        f"{directory} is no directory that can hold {what}; name one on a tmpfs in SAGE_QUEUE_DIR, or unset it for /dev/shm{_why()}",
+    )
+
+
 def _access_denied(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    call, number = _refusal()
+    if call.startswith(_NOT_ABOUT_OWNERS):
+        return errors.QueueAccessDenied(number, f"{what} in {directory} cannot be used: the operating system refused{_why()}")
     if os.path.isdir(directory) and not os.access(directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         return errors.QueueAccessDenied(
             errno.EACCES,
             f"{what} cannot be used: {directory} is read-only (mounted so), or not this user's to write to; name another directory in "
-            "SAGE_QUEUE_DIR, or have this one opened",
+            f"SAGE_QUEUE_DIR, or have this one opened{_why()}",
         )
     return errors.QueueAccessDenied(
         errno.EACCES,
         f"{what} in {directory} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let "
-        "its owner create it with permissions=0o660 and open it with the same, or take another name",
+        f"its owner create it with permissions=0o660 and open it with the same, or take another name{_why()}",
     )
 
 
@@ -616,25 +708,23 @@ _MAKERS: dict[int, Any] = {
         f"{what} in {d}: the file is not a queue, or something wrote over it or truncated it; remove it with destroy_queue() or "
         "`sage-queue rm`"
     ),
-    lib.RINGBUF_E_VERSION: lambda s, what, d, n, i: errors.QueueVersionError(
-        f"{what} in {d} was made by another version of this library, or on a machine with another byte order; this one reads layout "
-        f"{lib.ringbuf_layout_version()}.  Use the same version everywhere, or remove it with destroy_queue()"
-    ),
+    lib.RINGBUF_E_VERSION: _wrong_version,
     lib.RINGBUF_E_NO_SPACE: _no_space,
     lib.RINGBUF_E_NO_MEMORY: lambda s, what, d, n, i: errors.QueueNoMemory(
         f"no memory or address space left in this process for {what}; give a smaller capacity or arena, or close other queues"
-        f"{_lock_limit()}"
+        f"{_lock_limit()}{_why()}"
     ),
     lib.RINGBUF_E_BUSY: lambda s, what, d, n, i: errors.QueueBusy(
         f"{what} in {d} is in use, and this needs it alone; try again when the others have closed it"
     ),
-    lib.RINGBUF_E_NO_FILES: lambda s, what, d, n, i: errors.QueueNoFiles(
-        errno.EMFILE, f"out of file descriptors for {what}; close some, or raise the limit (ulimit -n)"
-    ),
-    lib.RINGBUF_E_NO_DIRECTORY: lambda s, what, d, n, i: errors.QueueNoDirectory(
-        errno.ENOTDIR, f"{d} is no directory that can hold {what}; name one on a tmpfs in SAGE_QUEUE_DIR, or unset it for /dev/shm"
+    lib.RINGBUF_E_NO_FILES: _no_files,
+    lib.RINGBUF_E_NO_DIRECTORY: _no_directory,
+    lib.RINGBUF_E_NO_DESCRIPTOR: lambda s, what, d, n, i: errors.QueueNoDescriptor(
+        errno.EBADF,
+        f"this process has closed the file descriptor of {what} (os.closerange, or a library that makes a daemon), and its file in {d} "
+        f"cannot be opened again: it has no name any more, or is not this user's{_why()}; open the queue after that, by name or reference",
     ),
     lib.RINGBUF_E_SYSTEM: lambda s, what, d, n, i: errors.QueueSystemError(
-        errno.EIO, f"the operating system refused an operation on {what} in {d}"
+        _errno_or(errno.EIO), f"the operating system refused an operation on {what} in {d}{_why()}"
     ),
 }

@@ -241,7 +241,7 @@ static void act(const struct poke *poke)
         listed(ringbuf_recover(rb, &number), LOOKING);
         break;
     case 8: listed(ringbuf_shutdown(rb, poke->value & 1), LOOKING); break;
-    default: rbi_lock_drop(rb->fd, RBI_LOCK_OWNER + rb->registry.self); break;
+    default: rbi_lock_drop(rb->file.fd, RBI_LOCK_OWNER + rb->registry.self); break;
     }
     rbi_point_hook = hook;
 }
@@ -265,13 +265,13 @@ static ringbuf_status sleeping(int64_t deadline_ns)
 static void look_into(const ringbuf *rb)
 {
     struct stat st;
-    FUZZ_CHECK(fstat(rb->fd, &st) == 0, rb->fd);
+    FUZZ_CHECK(fstat(rb->file.fd, &st) == 0, rb->file.fd);
     if (world.file && world.inode == st.st_ino) return;
     if (world.file) munmap(world.file, world.file_bytes);
     world.inode = st.st_ino;
     world.file_bytes = (size_t)rb->stamp.file_bytes;
     rbi_fd fd; /* a mapping keeps its open file, and that file's locks */
-    FUZZ_CHECK(rbi_file_reopen(&fd, rb->fd) == RINGBUF_OK, rb->fd);
+    FUZZ_CHECK(rbi_open_again(&fd, rb->file.fd) == RINGBUF_OK, rb->file.fd);
     world.file = mmap(NULL, world.file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     FUZZ_CHECK(world.file != MAP_FAILED, world.file_bytes);
     close(fd);
@@ -377,7 +377,7 @@ static void free_handle(uint32_t slot)
 /** Whoever looks now finds that this participant has died; but it goes on. */
 static void let_go(const ringbuf *rb)
 {
-    if (!rbi_handle_is_closed(rb)) rbi_lock_drop(rb->fd, RBI_LOCK_OWNER + rb->registry.self);
+    if (!rbi_handle_is_closed(rb)) rbi_lock_drop(rb->file.fd, RBI_LOCK_OWNER + rb->registry.self);
 }
 
 /* ---- the steps ---- */

@@ -818,10 +818,10 @@ static void make_handle(int process)
 {
     ringbuf *rb = &handles[process];
     memset(rb, 0, sizeof *rb);
-    rb->fd = PLATFORM_MODEL_FD + process;
+    rb->file.fd = PLATFORM_MODEL_FD + process;
     rb->idle_s = RBI_IDLE_S;
     rb->next_trim_ns = UINT64_MAX;
-    for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].fd = -1;
+    for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].file.fd = -1;
     rb->header = &segment->header;
     rb->base = segment;
     rb->path = (char *)(uintptr_t)"/model/queue";
@@ -845,7 +845,7 @@ static void make_handle(int process)
     rbi_arena_init(&rb->arena, &segment->header.arena, segment->table, segment->runs, arena_memory, rb->stamp.blocks, BLOCK_LOG2);
     rb->guarded = rbi_guard_add(rb->base, 0, 0, 0, &rb->calls, RBI_HANDLE_LOST);
     rb->registry = (struct rbi_registry){
-        .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->fd, .max_participants = HANDLES};
+        .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->file.fd, .max_participants = HANDLES};
     /* Somebody looked after the dead when the clock began, and who waits sleeps first. */
     rb->next_poll_ns = START_NS + 1000000;
     rb->registry.vigil = (struct rbi_vigil){.seen_ns = START_NS, .last_ns = START_NS, .own_ns = START_NS, .wakes_ns = START_NS + 100000000};
@@ -853,7 +853,7 @@ static void make_handle(int process)
 
 static void join(int process)
 {
-    if (rbi_lock_try(handles[process].fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED) != RINGBUF_OK) abort();
+    if (rbi_lock_try(handles[process].file.fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED) != RINGBUF_OK) abort();
     if (rbi_registry_join(&handles[process].registry, "model") != RINGBUF_OK) abort();
 }
 

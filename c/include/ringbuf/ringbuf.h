@@ -11,7 +11,8 @@
  *      anything else is a point in time, ringbuf_now_ns() + how long.  A deadline bounds the whole call.  One below 0 is for event
  *      loops: the call looks for so many nanoseconds, a millisecond at most, and does not sleep.
  *   4. On any error the queue is unchanged and outputs other than those named are unspecified.
- *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.
+ *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.  So does any call that finds
+ *      that this process has closed the queue's descriptor and was taken for dead: the next one attaches anew.
  *
  * Who may call what together (X: the caller must see to it that these do not overlap, on the same handle)
  *
@@ -84,7 +85,8 @@ enum ringbuf_code {
     RINGBUF_E_NO_DIRECTORY = 19, /* the directory for queues does not exist or cannot hold them */
     RINGBUF_E_TOO_MANY = 20, /* ringbuf_task_done called more often than there were messages */
     RINGBUF_E_SYSTEM = 21,   /* the operating system refused in a way that has no code of its own */
-    RINGBUF_E_ARENA_FULL = 22 /* until the deadline the arena had no run of blocks that was long enough */
+    RINGBUF_E_ARENA_FULL = 22, /* until the deadline the arena had no run of blocks that was long enough */
+    RINGBUF_E_NO_DESCRIPTOR = 23 /* this process has closed the queue's descriptor, and the file cannot be opened again */
 };
 
 /** What ringbuf_create does about a queue that is there already. */
@@ -244,6 +246,8 @@ RINGBUF_API void ringbuf_options_init(ringbuf_options *options);
  *  create at once one does and the others attach to it.
  *  Any number of processes and threads may call it at once.  Does not wait, but for one thing: if the last user of a queue
  *  of this name is removing it at this moment, it waits up to five seconds for that.
+ *  Making an unnamed queue removes unnamed and auto-cleanup queues from the directory that nobody is attached to, and without room
+ *  all that ringbuf_collect removes.  A relative directory counts from the working directory at this call.
  *  Returns  RINGBUF_OK            the queue is there and this process attached
  *           RINGBUF_E_EXISTS      mode RINGBUF_CREATE and a queue is there
  *           RINGBUF_E_BUSY        mode RINGBUF_FRESH and somebody uses it; or somebody is removing it and does not finish
@@ -305,7 +309,8 @@ RINGBUF_API ringbuf_status ringbuf_unlink(ringbuf *rb);
  *  Removes also what is no valid queue.  Returns as ringbuf_unlink, and RINGBUF_E_NOT_FOUND. */
 RINGBUF_API ringbuf_status ringbuf_unlink_name(const char *name, const ringbuf_options *options);
 
-/** Remove every queue in the directory that provably nobody is attached to and that is empty, unnamed or auto-cleanup.
+/** Remove every queue in the directory that provably nobody is attached to and that is empty, unnamed or auto-cleanup; of other layouts
+ *  those that are unnamed or auto-cleanup.
  *  *removed counts them.  `options` (may be NULL): directory.  Does not block.  Never touches a queue in use. */
 RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_options *options);
 
@@ -319,7 +324,7 @@ RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_opti
  *           RINGBUF_E_ARENA_FULL the arena was
  *           RINGBUF_E_TOO_LARGE larger than ringbuf_info.max_message_bytes; at once
  *           RINGBUF_E_NO_SPACE  there was no memory for pages until the deadline; at once if nothing in the queue can free any
- *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _CORRUPT, _CROWDED, _INVALID
+ *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _CORRUPT, _CROWDED, _INVALID, _NO_DESCRIPTOR (so every call on a handle)
  *  On any error nothing was put. */
 RINGBUF_API ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t deadline_ns);
 
@@ -509,6 +514,16 @@ RINGBUF_API int64_t ringbuf_now_ns(void);
 
 /** A sentence for a status, in English, static. */
 RINGBUF_API const char *ringbuf_status_text(ringbuf_status status);
+
+/** What the operating system refused: the system call, e.g. "fallocate", and its errno.  They belong to the last call of this thread that
+ *  returned RINGBUF_E_ACCESS, _NO_SPACE, _NO_MEMORY, _NO_FILES, _NO_DIRECTORY, _NO_DESCRIPTOR or _SYSTEM; NULL and 0 if that was the
+ *  library's own decision, as for a file of another user.  The string is static.  Never block; async-signal-safe. */
+RINGBUF_API const char *ringbuf_error_call(void);
+RINGBUF_API int ringbuf_error_number(void);
+
+/** The layout version found in the file, of the last call of this thread that returned RINGBUF_E_VERSION; 0 if none did.  A file of
+ *  another byte order: its layout version plus 2^31.  Never blocks; async-signal-safe. */
+RINGBUF_API uint32_t ringbuf_error_layout(void);
 
 /** The library's version, "MAJOR.MINOR.PATCH", static. */
 RINGBUF_API const char *ringbuf_version(void);
