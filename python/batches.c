@@ -247,20 +247,6 @@ static void inbox_return(port *self, inbox *box, size_t from)
     box->count = from;
 }
 
-/** Bury those from the one with this number on that were taken too often.  0, or -1 with an exception. */
-static int inbox_bury(port *self, inbox *box, size_t from)
-{
-    size_t kept = from;
-    int result = 0;
-    for (size_t number = from; number < box->count; number++) {
-        ringbuf_message *message = &box->messages[number];
-        if (result == 0 && message->attempts > self->max_attempts) result = port_bury(self, message); /* which ends it in any case */
-        else box->messages[kept++] = *message;
-    }
-    box->count = kept;
-    return result;
-}
-
 /** Decode the messages from the one with this number on and append them to `items`.  Returns how many are left when one could not be
  *  decoded: then there is an exception, or *status is not RINGBUF_OK. */
 static size_t inbox_decode(port *self, const inbox *box, size_t from, PyObject *items, ringbuf_status *status)
@@ -277,7 +263,7 @@ static size_t inbox_decode(port *self, const inbox *box, size_t from, PyObject *
 /** The message with this number could not be decoded, and it is its own fault: end it as a get() does. */
 static void inbox_drop(port *self, inbox *box, size_t number)
 {
-    if (self->max_attempts) ringbuf_nack(self->rb, &box->messages[number]);
+    if (self->counts_attempts) ringbuf_nack(self->rb, &box->messages[number]);
     else ringbuf_ack(self->rb, &box->messages[number]);
     box->count--;
     memmove(box->messages + number, box->messages + number + 1, (box->count - number) * sizeof *box->messages);
@@ -295,7 +281,6 @@ static int get_into(port *self, inbox *box, PyObject *items, size_t most, size_t
         status = inbox_take(self, box, asked, bytes_left, bytes, from ? 0 : deadline_ns, &raised);
         if (status != RINGBUF_OK || raised) break;
         size_t taken = box->count - from;
-        if (self->max_attempts && inbox_bury(self, box, from) < 0) raised = 1;
         for (size_t number = from; number < box->count && most_bytes != SIZE_MAX; number++) {
             size_t size = box->messages[number].size;
             if (size > bytes_left && number) { /* it came although it is too large: one is always taken */

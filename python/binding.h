@@ -36,6 +36,7 @@ typedef struct block {
     PyObject_HEAD
     enum block_kind kind;
     int readonly;
+    int over;                        /* what lies here is not ours to look at any more: no new views */
     char *data;
     Py_ssize_t size;
     Py_ssize_t exports;              /* how many look at it */
@@ -63,8 +64,15 @@ block *block_of_reservation(ringbuf *rb, const ringbuf_reservation *reservation)
 /** `object` as a block with this reservation still open.  NULL with an exception. */
 block *block_reserved(PyObject *object);
 
-/** The message is done: kept for those who still look at it, acknowledged if nobody does.  `lying` may be NULL. */
+/** The message is done: kept for those who still look at it, acknowledged if nobody does.  `lying` may be NULL, here and below.  Whatever
+ *  the answer, who looks at it from now on looks at a kept message, or is refused. */
 ringbuf_status block_finish(ringbuf *rb, const ringbuf_message *message, block *lying);
+
+/** The message goes back to the queue, and who wants to look at it from now on is refused. */
+ringbuf_status block_give_back(ringbuf *rb, const ringbuf_message *message, block *lying);
+
+/** The message is another's by now.  Who looks at it already keeps the memory mapped, no more. */
+void block_end_views(block *lying);
 
 /** The reservation has been committed: what looks at it keeps the memory mapped, no more. */
 void block_committed(block *self);

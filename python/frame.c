@@ -209,6 +209,10 @@ static PyObject *load(PyObject *loads, PyObject *pickle, PyObject *buffers)
     return item;
 }
 
+/** The memory may be shared, and written by others at this moment: what was read is what is checked and used, and the compiler must not
+ *  read it a second time instead. */
+#define READ_ONCE(variable) __asm__ volatile("" : "+r"(variable))
+
 PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObject *whole)
 {
     uint32_t count;
@@ -217,6 +221,8 @@ PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObjec
     if (memcmp(data + 1, zeros, 3)) return malformed("unknown flags");
     memcpy(&count, data + 4, 4);
     memcpy(&pickle_bytes, data + 8, 8);
+    READ_ONCE(count);
+    READ_ONCE(pickle_bytes);
     if (count > (end - FRAME_HEAD_BYTES) / 8) return malformed("more buffers than it can hold");
     uint64_t position = FRAME_HEAD_BYTES + 8 * (uint64_t)count;
     if (pickle_bytes > end - position) return malformed("its pickle is longer than itself");
@@ -227,6 +233,7 @@ PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObjec
     for (uint32_t number = 0; buffers && number < count; number++) {
         uint64_t bytes;
         memcpy(&bytes, data + FRAME_HEAD_BYTES + 8 * (size_t)number, 8);
+        READ_ONCE(bytes);
         position = aligned(position);
         if (position > end || bytes > end - position) why = "a buffer reaches beyond its end";
         PyObject *view = why ? NULL : PySequence_GetSlice(whole, (Py_ssize_t)position, (Py_ssize_t)(position + bytes));

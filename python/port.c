@@ -30,18 +30,17 @@ static PyObject *port_new(PyTypeObject *type, PyObject *arguments, PyObject *key
 {
     (void)keywords;
     unsigned long long address;
-    unsigned int max_attempts;
     int framed, views, writable;
-    PyObject *handle, *dumps, *with_torch, *loads, *refuse, *failed, *bury;
-    if (!PyArg_ParseTuple(arguments, "OKpOOOOOOIpp", &handle, &address, &framed, &dumps, &with_torch, &loads, &refuse, &failed, &bury,
-                          &max_attempts, &views, &writable))
+    PyObject *handle, *dumps, *with_torch, *loads, *refuse, *failed;
+    if (!PyArg_ParseTuple(arguments, "OKpOOOOOpp", &handle, &address, &framed, &dumps, &with_torch, &loads, &refuse, &failed, &views,
+                          &writable))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     port *made = (port *)allocate(type, 0);
     if (!made) return NULL;
     made->rb = (ringbuf *)(uintptr_t)address;
     ringbuf_info info;
-    if (ringbuf_get_info(made->rb, &info) != RINGBUF_OK) info.ring_message_bytes = info.max_message_bytes = SIZE_MAX;
+    if (ringbuf_get_info(made->rb, &info) != RINGBUF_OK) info = (ringbuf_info){.ring_message_bytes = SIZE_MAX, .max_message_bytes = SIZE_MAX};
     made->ring_bytes = info.ring_message_bytes;
     made->most_bytes = info.max_message_bytes;
     made->handle = Py_NewRef(handle);
@@ -51,8 +50,7 @@ static PyObject *port_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     made->loads = Py_NewRef(loads);
     made->refuse = Py_NewRef(refuse);
     made->failed = Py_NewRef(failed);
-    made->bury = Py_NewRef(bury);
-    made->max_attempts = max_attempts;
+    made->counts_attempts = info.max_attempts != 0;
     made->views = views;
     made->readonly = !writable;
     return (PyObject *)made;
@@ -67,7 +65,6 @@ static int port_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(seen->loads);
     Py_VISIT(seen->refuse);
     Py_VISIT(seen->failed);
-    Py_VISIT(seen->bury);
     return 0;
 }
 
@@ -85,7 +82,6 @@ static void port_dealloc(PyObject *self)
     Py_DECREF(gone->loads);
     Py_DECREF(gone->refuse);
     Py_DECREF(gone->failed);
-    Py_DECREF(gone->bury);
     Py_DECREF(gone->handle);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -353,12 +349,12 @@ static int port_put(PyObject *object, PyObject *key, PyObject *item)
 
 /* ---- take, lease ---- */
 
-typedef ringbuf_status take_function(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+typedef ringbuf_status take_function(ringbuf *rb, ringbuf_message *message, void *buffer, size_t capacity, int64_t deadline_ns);
 
 /** Copy a part of the taken message.  Not by ourselves: another thread may close the queue meanwhile. */
 static ringbuf_status copy(ringbuf *rb, const ringbuf_message *message, void *to, size_t offset, size_t size)
 {
-    if (message->data == message->buffer) {
+    if (message->copied) {
         memcpy(to, (const char *)message->data + offset, size);
         return RINGBUF_OK;
     }
@@ -372,7 +368,7 @@ static ringbuf_status copy(ringbuf *rb, const ringbuf_message *message, void *to
 static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, size_t offset, ringbuf_status *status)
 {
     size_t size = message->size - offset;
-    if (message->data == message->buffer) return PyBytes_FromStringAndSize((const char *)message->buffer + offset, (Py_ssize_t)size);
+    if (message->copied) return PyBytes_FromStringAndSize((const char *)message->data + offset, (Py_ssize_t)size);
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (!bytes) return NULL;
     prefer_huge_pages(PyBytes_AsString(bytes), size);
@@ -381,38 +377,18 @@ static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, size_t of
     return bytes;
 }
 
-int port_bury(port *self, const ringbuf_message *message)
+/** Take the next message, waiting for one; what fits is copied to `small`, of SMALL_BYTES.  *raised with an exception, and nothing is taken. */
+static ringbuf_status take_next(port *self, take_function *take, ringbuf_message *message, char *small, int64_t deadline_ns, int *raised)
 {
-    ringbuf_status status = RINGBUF_OK;
-    PyObject *bytes = bytes_of(self->rb, message, 0, &status);
-    PyObject *done = bytes ? PyObject_CallFunction(self->bury, "OI", bytes, (unsigned int)message->attempts) : NULL;
-    Py_XDECREF(bytes);
-    if (!done) {
-        ringbuf_nack(self->rb, message);
-        if (status != RINGBUF_OK) port_refuse(self, status, 0, 1, 0);
-        return -1;
+    int64_t until_ns = 0, slice_ns = 0;
+    ringbuf_status status = take(self->rb, message, small, SMALL_BYTES, 0);
+    while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
+        until_ns = port_next_look(deadline_ns, &slice_ns);
+        PyThreadState *state = PyEval_SaveThread();
+        status = take(self->rb, message, small, SMALL_BYTES, until_ns);
+        PyEval_RestoreThread(state);
     }
-    Py_DECREF(done);
-    if (ringbuf_ack(self->rb, message) == RINGBUF_OK) ringbuf_task_done(self->rb);
-    return 0;
-}
-
-/** Take the next message that may still be taken, waiting for one.  *raised with an exception, and nothing is taken. */
-static ringbuf_status take_next(port *self, take_function *take, ringbuf_message *message, int64_t deadline_ns, int *raised)
-{
-    for (;;) {
-        int64_t until_ns = 0, slice_ns = 0;
-        ringbuf_status status = take(self->rb, message, 0);
-        while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
-            until_ns = port_next_look(deadline_ns, &slice_ns);
-            PyThreadState *state = PyEval_SaveThread();
-            status = take(self->rb, message, until_ns);
-            PyEval_RestoreThread(state);
-        }
-        if (status != RINGBUF_OK || self->max_attempts == 0 || message->attempts <= self->max_attempts) return status;
-        *raised = port_bury(self, message) < 0;
-        if (*raised) return RINGBUF_OK;
-    }
+    return status;
 }
 
 /* ---- decoding ---- */
@@ -429,18 +405,18 @@ static PyObject *read_plain(port *self, const char *data, size_t size)
 PyObject *port_read_copy(port *self, const ringbuf_message *message, ringbuf_status *status)
 {
     char room[FRAME_HEAD_BYTES];
-    const char *head = message->buffer;
+    const char *head = message->data;
     Py_ssize_t size = (Py_ssize_t)message->size, known = size;
     enum frame_kind kind = FRAME_NONE;
     if (self->framed && size) {
-        if (message->data != head) { /* there was no room for it */
+        if (!message->copied) { /* there was no room for it */
             head = room;
             if (known > (Py_ssize_t)sizeof room) known = sizeof room;
             if ((*status = copy(self->rb, message, room, 0, (size_t)known)) != RINGBUF_OK) return NULL;
         }
         kind = frame_kind_of((unsigned char)head[0]);
     }
-    if (kind == FRAME_PLAIN && message->data == head) return read_plain(self, head, message->size);
+    if (kind == FRAME_PLAIN && message->copied) return read_plain(self, head, message->size);
     if (kind == FRAME_NONE || kind == FRAME_PLAIN) {
         PyObject *bytes = bytes_of(self->rb, message, 0, status);
         if (!bytes || self->loads == Py_None) return bytes;
@@ -476,7 +452,7 @@ static PyObject *read_views(port *self, const ringbuf_message *message, block **
         if ((*status = copy(self->rb, message, &head, 0, 1)) != RINGBUF_OK) return NULL;
         if (head == FRAME_PLAIN) return port_read_copy(self, message, status); /* there is nothing that could be looked at in place */
     }
-    if (message->in_arena && message->data != message->buffer) {
+    if (message->in_arena && !message->copied) {
         *lying = block_of_message(self->rb, message, self->readonly, status);
     } else {
         *lying = block_private(size, self->readonly);
@@ -509,12 +485,13 @@ static PyObject *read_message(port *self, const ringbuf_message *message, block 
     PyObject *item = self->views ? read_views(self, message, lying, &status) : port_read_copy(self, message, &status);
     if (item) return item;
     if (status != RINGBUF_OK) {
+        block_end_views(*lying);
         port_refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, 1, 0); /* closed: that gave it back */
         return NULL;
     }
     /* Whose fault?  If the message's, it is consumed, unless its attempts are counted; then, and else, it goes back. */
     PyObject *verdict = port_verdict_on_error(self, 0);
-    if (!verdict || self->max_attempts) status = ringbuf_nack(self->rb, message);
+    if (!verdict || self->counts_attempts) status = block_give_back(self->rb, message, *lying);
     else if ((status = block_finish(self->rb, message, *lying)) == RINGBUF_OK && leased) ringbuf_task_done(self->rb);
     if (verdict && status == RINGBUF_E_CORRUPT) { /* it was truncated while we looked: no wonder */
         Py_CLEAR(verdict);
@@ -529,12 +506,12 @@ static PyObject *port_get(PyObject *object, PyObject *key)
 {
     port *self = (port *)object;
     char small[SMALL_BYTES];
-    ringbuf_message message = {.buffer = small, .capacity = sizeof small};
+    ringbuf_message message;
     int64_t deadline_ns;
     if (key != Py_None && PyTuple_Check(key)) return port_get_items(self, key);
     if (port_deadline_of(key, &deadline_ns) < 0) return NULL;
     int raised = 0;
-    ringbuf_status status = take_next(self, ringbuf_take, &message, deadline_ns, &raised);
+    ringbuf_status status = take_next(self, ringbuf_take, &message, small, deadline_ns, &raised);
     if (raised) return NULL; /* nothing was taken */
     if (status != RINGBUF_OK) {
         port_refuse(self, status, 0, deadline_ns, 0);
@@ -562,13 +539,11 @@ static PyObject *port_lease(PyObject *object, PyObject *key)
     if (port_deadline_of(key, &deadline_ns) < 0) return NULL;
     taken *made = taken_new(object, self->rb);
     if (!made) return NULL;
-    made->message = (ringbuf_message){.buffer = small, .capacity = sizeof small};
     int raised = 0;
     PyObject *item = NULL, *result = NULL;
-    ringbuf_status status = take_next(self, ringbuf_lease, &made->message, deadline_ns, &raised);
+    ringbuf_status status = take_next(self, ringbuf_lease, &made->message, small, deadline_ns, &raised);
     if (!raised && status != RINGBUF_OK) port_refuse(self, status, 0, deadline_ns, 0);
     if (!raised && status == RINGBUF_OK) item = read_message(self, &made->message, &made->lying, 1);
-    made->message.buffer = NULL; /* the other fields say which message it is */
     if (item) {
         made->ended = 0;
         result = PyTuple_Pack(2, (PyObject *)made, item);

@@ -19,12 +19,11 @@ typedef struct port {
     PyObject *loads;       /* bytes-like -> item, framed also with buffers=; None: the message is the item */
     PyObject *refuse;      /* (status, is_put, polling, size) -> raises what the status means */
     PyObject *failed;      /* (error, is_put) -> the exception to raise for an item at fault, or None: it is not the item's fault */
-    PyObject *bury;        /* (bytes, attempts): moves a message away that was taken too often */
     PyObject *buffers;     /* an empty list, and a callback that gathers in it, when no call is using them; or NULL */
     PyObject *gather;
     size_t ring_bytes;     /* larger messages go into the arena, */
     size_t most_bytes;     /* and still larger ones nowhere */
-    uint32_t max_attempts; /* 0: any number */
+    int counts_attempts;   /* the queue moves away what was taken too often, so what cannot be decoded goes back */
     plain_names *names;    /* NULL until plain data is read */
     int views;             /* what is got looks at the queue's memory, where it can */
     int readonly;
@@ -57,9 +56,6 @@ int port_write_letter(port *self, PyObject *item, letter *made, draft *written);
 
 /** A taken message's object: made of bytes of its own.  NULL with an exception, or with *status not RINGBUF_OK and none. */
 PyObject *port_read_copy(port *self, const ringbuf_message *message, ringbuf_status *status);
-
-/** The message was taken more often than it may be: move it away.  0, or -1 with an exception, and it goes back. */
-int port_bury(port *self, const ringbuf_message *message);
 
 /* ---- batches.c ---- */
 

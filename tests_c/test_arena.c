@@ -1012,7 +1012,7 @@ static void test_attempts_stay_at_their_ceiling(void)
         give_back_as(ME, &run);
         ASSERT_DONE(rbi_arena_take_returned(&arena, &run, ME, UINT64_MAX));
     }
-    TEST_ASSERT_EQUAL_UINT64((uint64_t)LARGE | (uint64_t)RBI_ATTEMPTS_MAX << RBI_ATTEMPTS_SHIFT,
+    TEST_ASSERT_EQUAL_UINT64((uint64_t)LARGE | (uint64_t)RBI_ATTEMPTS_MAX << RBI_ATTEMPTS_SHIFT | UINT64_C(4) << RBI_TURN_SHIFT,
                              rbi_load_relaxed64(&entries[run.first].size));
 }
 

@@ -178,8 +178,8 @@ static void go_to_the_wrap(void)
 static void return_one(void)
 {
     fill_partly();
-    ringbuf_message message = {.buffer = NULL};
-    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_take(survivor, &message, 0));
+    ringbuf_message message = {.data = NULL};
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_take(survivor, &message, NULL, 0, 0));
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_nack(survivor, &message));
 }
 
@@ -194,6 +194,7 @@ static void hook(enum rbi_point point)
     }
     uint32_t times = shared->passed[point]++;
     if (shared->ending && (point == RBI_POINT_released || point == RBI_POINT_run_ended)) shared->ended++;
+    if (shared->passed[RBI_POINT_letter_ended] && point == RBI_POINT_released) shared->ended++;
     if (shared->giving_back && (point == RBI_POINT_given_back || point == RBI_POINT_run_returned)) shared->given_back++;
     if (shared->how == COUNT || point != shared->point || times != shared->occurrence) return;
     if (shared->how == KILL) kill(getpid(), SIGKILL);
@@ -246,8 +247,8 @@ static void operate_poll(ringbuf *rb)
 
 static void operate_take_and_ack(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = (void *)(uintptr_t)shared->buffer, .capacity = sizeof shared->buffer};
-    shared->status = ringbuf_take(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    shared->status = ringbuf_take(rb, &message, (void *)(uintptr_t)shared->buffer, sizeof shared->buffer, RINGBUF_FOREVER);
     if (shared->status != RINGBUF_OK) return;
     memcpy((void *)(uintptr_t)&shared->got, message.data, 8);
     shared->status = ringbuf_ack(rb, &message);
@@ -255,22 +256,22 @@ static void operate_take_and_ack(ringbuf *rb)
 
 static void operate_take_and_nack(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    shared->status = ringbuf_take(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    shared->status = ringbuf_take(rb, &message, NULL, 0, RINGBUF_FOREVER);
     if (shared->status == RINGBUF_OK) shared->status = ringbuf_nack(rb, &message);
 }
 
 static void operate_take_and_close(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    shared->status = ringbuf_take(rb, &message, 0);
+    ringbuf_message message = {.data = NULL};
+    shared->status = ringbuf_take(rb, &message, NULL, 0, 0);
     ringbuf_close(rb);
 }
 
 static void operate_lease_and_ack(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = (void *)(uintptr_t)shared->buffer, .capacity = sizeof shared->buffer};
-    shared->status = ringbuf_lease(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    shared->status = ringbuf_lease(rb, &message, (void *)(uintptr_t)shared->buffer, sizeof shared->buffer, RINGBUF_FOREVER);
     if (shared->status != RINGBUF_OK) return;
     memcpy((void *)(uintptr_t)&shared->got, message.data, 8);
     shared->status = ringbuf_ack(rb, &message);
@@ -278,22 +279,22 @@ static void operate_lease_and_ack(ringbuf *rb)
 
 static void operate_lease_and_nack(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    shared->status = ringbuf_lease(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    shared->status = ringbuf_lease(rb, &message, NULL, 0, RINGBUF_FOREVER);
     if (shared->status == RINGBUF_OK) shared->status = ringbuf_nack(rb, &message);
 }
 
 static void operate_lease_and_close(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    shared->status = ringbuf_lease(rb, &message, 0);
+    ringbuf_message message = {.data = NULL};
+    shared->status = ringbuf_lease(rb, &message, NULL, 0, 0);
     ringbuf_close(rb);
 }
 
 static void operate_keep_and_release(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    shared->status = ringbuf_lease(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    shared->status = ringbuf_lease(rb, &message, NULL, 0, RINGBUF_FOREVER);
     if (shared->status != RINGBUF_OK) return;
     memcpy((void *)(uintptr_t)shared->buffer, message.data, message.size);
     shared->status = ringbuf_keep(rb, &message);
@@ -385,6 +386,14 @@ static void operate_reserve_and_abort(ringbuf *rb)
 static void operate_get_and_trim(ringbuf *rb)
 {
     rb->idle_s = 0;
+    operate_get(rb);
+}
+
+/** The first message has been taken as often as this queue allows. */
+static void operate_bury_and_get(ringbuf *rb)
+{
+    rb->stamp.max_attempts = 1;
+    memcpy(rb->stamp.dead_letter, "dead", sizeof "dead");
     operate_get(rb);
 }
 
@@ -572,6 +581,19 @@ static void be_about_to_put_a_large_one(void)
 
 static void skip_to_a_large_one(void) { skip_to(LARGE_ID); }
 
+/** A large message that was taken and given back, and small ones behind it. */
+static void return_a_large_one(void)
+{
+    skip_to(LARGE_ID);
+    survivor_puts();
+    ringbuf_message message;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_take(survivor, &message, NULL, 0, 0));
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_nack(survivor, &message));
+    skip_to(LARGE_ID + 1);
+    survivor_puts();
+    survivor_puts();
+}
+
 static void be_about_to_get_a_large_one(void)
 {
     skip_to(LARGE_ID);
@@ -604,8 +626,8 @@ static void make_room_in_the_arena(void)
 static void return_a_lease(void)
 {
     fill_partly();
-    ringbuf_message message = {.buffer = NULL};
-    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_lease(survivor, &message, 0));
+    ringbuf_message message = {.data = NULL};
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_lease(survivor, &message, NULL, 0, 0));
     TEST_ASSERT_EQUAL_INT(1, (int)message.in_arena);
     TEST_ASSERT_EQUAL_INT(RINGBUF_OK, ringbuf_nack(survivor, &message));
 }
@@ -1080,6 +1102,8 @@ static const struct scenario scenarios[] = {
     {"put late", leave_empty, operate_put, PUTS, RBI_POINT_claimed, go_past_the_claim, NULL},
     {"put into a shutdown", leave_empty, operate_put_shutdown, ENDS, RBI_POINT_claimed, shut_down, NULL},
     {"get a returned message", return_one, operate_get, GETS, -1, NULL, NULL},
+    {"move a dead letter and get", return_one, operate_bury_and_get, GETS, -1, NULL, NULL},
+    {"move a large dead letter and get", return_a_large_one, operate_bury_and_get, GETS, -1, NULL, NULL},
     {"get after the returned ones are gone", return_one_and_get_it, operate_get, GETS, -1, NULL, NULL},
     {"put round a stopped consumer", be_stuck, operate_put, PUTS, -1, NULL, NULL},
     {"get before the lane has changed", go_round, operate_get, GETS, -1, NULL, NULL},
@@ -1268,6 +1292,7 @@ static bool consumed(const struct scenario *scenario)
 {
     bool in_arena = shared->passed[RBI_POINT_run_leased] || shared->passed[RBI_POINT_run_retaken];
     if (scenario->operate == operate_keep_and_release) return shared->passed[RBI_POINT_run_kept];
+    if (shared->passed[RBI_POINT_letter_ended]) return shared->ended; /* after the dead letter, which comes first */
     return shared->passed[in_arena ? RBI_POINT_run_ended : RBI_POINT_released];
 }
 
@@ -1318,12 +1343,48 @@ static void account(const struct scenario *scenario, bool claimer_stopped)
     }
 }
 
+/** Take everything out of the dead-letter queue, if there is one, and remove it.  Returns how often this message was in it. */
+static unsigned times_in_dead_letters(uint64_t id)
+{
+    uint8_t bytes[16384];
+    size_t size;
+    unsigned times = 0;
+    ringbuf *dead;
+    ringbuf_options with = options();
+    ringbuf_status status = ringbuf_open(&dead, "dead", &with);
+    if (status == RINGBUF_E_NOT_FOUND) return 0;
+    TEST_ASSERT_EQUAL_INT(RINGBUF_OK, status);
+    while ((status = ringbuf_get(dead, &size, bytes, sizeof bytes, 0)) == RINGBUF_OK) {
+        TEST_ASSERT_EQUAL_UINT64(id, check(bytes, size));
+        times++;
+    }
+    TEST_ASSERT_EQUAL_INT(RINGBUF_E_TIMEOUT, status);
+    ringbuf_free(dead); /* and it goes, for it is empty */
+    return times;
+}
+
+/** The message that was to be moved is in one of the queues; in both, if its mover died, or was about to end it here. */
+static void account_for_the_dead_letter(const struct scenario *scenario)
+{
+    const uint64_t id = scenario->arrange == return_one ? 1 : LARGE_ID;
+    const unsigned here = times_delivered(id), there = times_in_dead_letters(id);
+    TEST_ASSERT_LESS_OR_EQUAL_UINT_MESSAGE(1, here, "a dead letter is twice in its queue");
+    TEST_ASSERT_LESS_OR_EQUAL_UINT_MESSAGE(1, there, "a dead letter was moved twice");
+    TEST_ASSERT_GREATER_OR_EQUAL_UINT_MESSAGE(1, here + there, "a dead letter is lost");
+    if (shared->passed[RBI_POINT_letter_ended]) TEST_ASSERT_EQUAL_UINT_MESSAGE(0, here, "a dead letter was moved, and is still here");
+    if (!shared->passed[RBI_POINT_published]) TEST_ASSERT_EQUAL_UINT_MESSAGE(0, there, "a dead letter was moved before it was");
+    expect_none(id);
+    if (here) /* as if it had never come */
+        for (size_t i = 0; i < deliveries; i++)
+            if (delivered[i] == id) memmove(&delivered[i], &delivered[i + 1], (--deliveries - i) * sizeof *delivered);
+}
+
 /** The survivor takes and ends everything, and notes how often each message had been taken. */
 static void drain_and_note_attempts(void)
 {
     uint8_t bytes[16384];
     ringbuf_message message;
-    while (message = (ringbuf_message){.buffer = bytes, .capacity = sizeof bytes}, ringbuf_take(survivor, &message, 0) == RINGBUF_OK) {
+    while (ringbuf_take(survivor, &message, bytes, sizeof bytes, 0) == RINGBUF_OK) {
         if (message.size >= 8) {
             TEST_ASSERT_LESS_THAN(MESSAGES, deliveries);
             uint64_t id = check(message.data, message.size);
@@ -1471,6 +1532,7 @@ static void run(const struct scenario *scenario, enum how how, enum rbi_point po
     drain();
     check_level("the descriptor is wrong when all is drained");
     if (behind) TEST_ASSERT_EQUAL_UINT(1, times_delivered(behind));
+    if (scenario->operate == operate_bury_and_get) account_for_the_dead_letter(scenario);
     account(scenario, claimer_stopped);
     if (how != STOP && all_is_back) check_order_of_a_batch(scenario, how);
     uint64_t items = 99;

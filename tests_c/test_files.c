@@ -228,10 +228,10 @@ static int go_on_after_all_was_closed(void *context)
 {
     (void)context;
     int files[KEPT_MOST];
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message;
     ringbuf_info info;
     ringbuf *rb = create("queue");
-    if (!rb || ringbuf_put(rb, "work", 5, 0) != RINGBUF_OK || ringbuf_lease(rb, &message, 0) != RINGBUF_OK) return 1;
+    if (!rb || ringbuf_put(rb, "work", 5, 0) != RINGBUF_OK || ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK) return 1;
     int count = take_all_numbers(files);
     if (recover(rb) != RINGBUF_OK || ringbuf_get_info(rb, &info) != RINGBUF_OK || info.truncated) return 2;
     /* Nobody has taken us for dead, and nobody does now. */
@@ -286,10 +286,10 @@ struct taken_for_dead {
 static int be_taken_for_dead(void *context)
 {
     struct taken_for_dead *meeting = context;
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message;
     int files[KEPT_MOST];
     ringbuf *rb = attach("queue");
-    if (!rb || ringbuf_lease(rb, &message, 0) != RINGBUF_OK) return 1;
+    if (!rb || ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK) return 1;
     int count = take_all_numbers(files);
     atomic_fetch_add(&meeting->closed, 1);
     wait_for_stage(&meeting->recovered, 1);
@@ -481,8 +481,8 @@ static int fork_without_rights(void *context)
         if (participants(rb) != 3) _exit(5);
         atomic_store(used, 1);
         wait_for_stage(used, 2);
-        ringbuf_message message = {.buffer = NULL};
-        if (ringbuf_lease(rb, &message, 0) != RINGBUF_OK) _exit(6);
+        ringbuf_message message;
+        if (ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK) _exit(6);
         atomic_store(used, 3);
         sleep_for_ever();
     }

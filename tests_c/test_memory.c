@@ -238,7 +238,7 @@ static void test_on_a_full_file_system_puts_do_not_go_on_in_a_lane_without_pages
     fill_the_file_system(8, 1000);
     ringbuf_message held = {0};
     put(1000);
-    ASSERT_OK(ringbuf_take(queue, &held, 0));
+    ASSERT_OK(ringbuf_take(queue, &held, NULL, 0, 0));
     /* For longer than it takes until a record is gone round. */
     for (int i = 0; i < 8; i++) {
         while (ringbuf_put(queue, sent, 1000, 0) == RINGBUF_OK) continue;

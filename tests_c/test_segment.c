@@ -789,11 +789,11 @@ static void call_everything(ringbuf *rb)
         ringbuf_put(rb, buffer, 0, 0);
         ringbuf_put(rb, "hello", 6, rbi_monotonic_ns() + MILLISECOND);
         ringbuf_get(rb, &size, buffer, sizeof buffer, 0);
-        if (ringbuf_take(rb, &message, 0) == RINGBUF_OK && ringbuf_nack(rb, &message) == RINGBUF_OK &&
-            ringbuf_take(rb, &message, 0) == RINGBUF_OK)
+        if (ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK && ringbuf_nack(rb, &message) == RINGBUF_OK &&
+            ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK)
             ringbuf_ack(rb, &message);
         ringbuf_put(rb, large, sizeof large - (size_t)i * 9000, rbi_monotonic_ns() + MILLISECOND);
-        if (ringbuf_lease(rb, &message, 0) == RINGBUF_OK) {
+        if (ringbuf_lease(rb, &message, NULL, 0, 0) == RINGBUF_OK) {
             ringbuf_copy(rb, &message, copy, 0, message.size < sizeof copy ? message.size : sizeof copy);
             if (i % 2 == 0) ringbuf_nack(rb, &message);
             else if (ringbuf_keep(rb, &message) == RINGBUF_OK) ringbuf_release(rb, &message);

@@ -87,7 +87,7 @@ static void get(uint64_t number, size_t size)
 static ringbuf_message lease(uint64_t number, size_t size)
 {
     ringbuf_message message = {0};
-    ASSERT_OK(ringbuf_lease(queue, &message, 0));
+    ASSERT_OK(ringbuf_lease(queue, &message, NULL, 0, 0));
     TEST_ASSERT_EQUAL_UINT64(size, message.size);
     TEST_ASSERT_EQUAL_INT(0, memcmp(&number, message.data, sizeof number));
     return message;
@@ -120,7 +120,7 @@ static int hold_and_wait(void *context)
     ringbuf_message message = {0};
     ringbuf *rb = NULL;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_lease(rb, &message, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 2;
+    if (ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 2;
     atomic_fetch_add(&shared->ready, 1);
     sleep_for_ever();
 }

@@ -31,6 +31,8 @@ C_FLOORS = {
     "wait.c": 2,
     "guard.h": 2,
     "guard.c": 2,
+    "pins.h": 2,
+    "pins.c": 2,
     "registry.h": 2,
     "registry.c": 2,
     "segment.h": 3,
@@ -43,11 +45,12 @@ C_FLOORS = {
     "put.c": 4,
     "batch.c": 4,
     "take.c": 4,
+    "bury.c": 4,
     "queue.c": 4,
 }
 #: Includes within a floor; everything else goes down.
 C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h"), ("segment.c", "ready.h"), ("ready.h", "segment.h")} | {
-    (file, "calls.h") for file in ("waiting.c", "turn.c", "put.c", "batch.c", "take.c", "queue.c")
+    (file, "calls.h") for file in ("waiting.c", "turn.c", "put.c", "batch.c", "take.c", "bury.c", "queue.c")
 }
 
 PYTHON_FLOORS = {

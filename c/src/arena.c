@@ -348,12 +348,17 @@ static enum rbi_arena_outcome change(struct rbi_arena *arena, const struct rbi_r
     return rbi_cas_total64(shared, word, with(word, new_owner, to)) ? RBI_ARENA_OK : RBI_ARENA_CORRUPT;
 }
 
+static inline uint64_t size_word(const struct rbi_run *run)
+{
+    return run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT | (uint64_t)run->turn << RBI_TURN_SHIFT;
+}
+
 static void write_entry(struct rbi_arena *arena, const struct rbi_run *run)
 {
     struct rbi_run_entry *entry = &arena->entries[run->first];
     /* [E11 size] pairs with describe(): who sees it sees that the run is ours.  To who comes for the run the word that follows
      * carries them. */
-    rbi_store_release64(&entry->size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+    rbi_store_release64(&entry->size, size_word(run));
     rbi_store_relaxed64(&entry->record, run->record); /* relaxed: nobody looks at it who does not then own the run, or only guesses */
     RBI_POINT(entry_filled);
 }
@@ -370,6 +375,7 @@ static bool describe(struct rbi_arena *arena, struct rbi_run *run, uint64_t firs
         .size = size & RBI_SIZE_MASK,
         .record = rbi_load_relaxed64(&entry->record), /* relaxed: [E9] likewise; nobody uses it whose run it is not */
         .attempts = size >> RBI_ATTEMPTS_SHIFT & RBI_ATTEMPTS_MAX,
+        .turn = size >> RBI_TURN_SHIFT & RBI_TURN_MAX,
         .backed = pages_of(word) == RBI_PAGES_BACKED,
         .payload = arena->memory + (first << arena->block_log2),
     };
@@ -384,12 +390,13 @@ void rbi_arena_mark(struct rbi_arena *arena, const struct rbi_run *run, uint64_t
 static void write_attempts(struct rbi_arena *arena, const struct rbi_run *run)
 {
     /* [E11 size], as in write_entry(); the word hands it on. */
-    rbi_store_release64(&arena->entries[run->first].size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+    rbi_store_release64(&arena->entries[run->first].size, size_word(run));
 }
 
 static void count_attempt(struct rbi_arena *arena, struct rbi_run *run)
 {
     if (run->attempts < RBI_ATTEMPTS_MAX) run->attempts++;
+    run->turn = (run->turn + 1) & RBI_TURN_MAX;
     write_attempts(arena, run);
     RBI_POINT(attempt_counted);
 }
@@ -415,7 +422,8 @@ static bool read_run(struct rbi_arena *arena, uint64_t first, enum rbi_block_kin
 {
     if (arena->blocks == 0 || first >= arena->blocks || !has_part(load_parts(arena), arena, first)) return false;
     *word = load_word(arena, first);
-    return kind_of(*word) == kind && begins_run(arena, first, *word);
+    /* All of its table must have pages: who frees the run writes there. */
+    return kind_of(*word) == kind && begins_run(arena, first, *word) && !(parts_of(arena, first, length_of(*word)) & ~load_parts(arena));
 }
 
 enum rbi_arena_outcome rbi_arena_lease_queued(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t first)
@@ -491,6 +499,7 @@ enum rbi_arena_outcome rbi_arena_find(struct rbi_arena *arena, struct rbi_run *r
     if (kind == RBI_BLOCK_RESERVED) { /* its entry has what an earlier message left there */
         run->size = 0;
         run->attempts = 0;
+        run->turn = 0;
         valid = true;
     }
     return valid && run->record == record ? RBI_ARENA_OK : RBI_ARENA_CORRUPT;

@@ -24,6 +24,7 @@ struct rbi_run {
     uint64_t size;               /* of the message in it */
     uint64_t record;             /* see struct rbi_run_entry */
     uint32_t attempts;
+    uint32_t turn;               /* as in struct rbi_record */
     bool backed;                 /* it has memory behind all of its blocks */
     uint8_t *payload;
 };
@@ -107,7 +108,7 @@ enum rbi_arena_outcome rbi_arena_take_returned(struct rbi_arena *arena, struct r
 enum rbi_arena_outcome rbi_arena_find(struct rbi_arena *arena, struct rbi_run *run, enum rbi_block_kind kind, uint32_t owner,
                                       uint64_t first, uint64_t record);
 
-/** That the LEASED run was taken does not count as an attempt: it is about to go back untouched. */
+/** That the LEASED run was taken does not count as an attempt: it is about to go back untouched.  Its turn stays. */
 void rbi_arena_uncount_attempt(struct rbi_arena *arena, struct rbi_run *run);
 
 /** LEASED -> RETURNED, HELD, or RESERVED (to be freed).  OK, or CORRUPT: it was not LEASED by owner. */

@@ -233,16 +233,11 @@ ringbuf_status ringbuf_take_many(ringbuf *rb, ringbuf_message *messages, size_t 
     size_t taken = 0;
     while (taken < most && (taken == 0 || most_bytes)) {
         ringbuf_message *message = &messages[taken];
-        message->buffer = to;
-        message->capacity = capacity;
-        status = taken ? rbi_take_another(rb, message, most_bytes) : rbi_take_first(rb, message, deadline_ns);
+        status = taken ? rbi_take_another(rb, message, to, capacity, most_bytes) : rbi_take_first(rb, message, to, capacity, deadline_ns);
         if (status != RINGBUF_OK) break;
         taken++;
         most_bytes -= message->size < most_bytes ? message->size : most_bytes;
-        if (!to || message->data != to) { /* too large for what is left of the buffer */
-            message->buffer = NULL;
-            continue;
-        }
+        if (!message->copied) continue; /* too large for what is left of the buffer */
         to += message->size;
         capacity -= message->size;
     }

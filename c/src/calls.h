@@ -3,6 +3,7 @@
  *   put.c      putting one message; reserving room and filling it in place
  *   batch.c    putting and taking several at once
  *   take.c     taking messages, and ending what was taken
+ *   bury.c     moving a message that has had its attempts to the dead-letter queue
  *   waiting.c  waiting until an attempt succeeds
  *   turn.c     whose turn it is, of those that wait for room in the arena
  *   queue.c    shutdown and tasks, looking in, making and leaving queues
@@ -45,8 +46,24 @@ static inline uint32_t rbi_shutdown_of(const ringbuf *rb) { return rbi_load_tota
 /** What a call answers when it finds the queue shut down. */
 static inline ringbuf_status rbi_refusal(uint32_t shutdown) { return shutdown <= 2 ? RINGBUF_E_SHUTDOWN : RINGBUF_E_CORRUPT; }
 
-/** Whether this process is a forked child of the one that took or reserved this.  relaxed: changes only by fork. */
+/** Whether this was taken or reserved by another process (which this one was forked from), or through another handle.  relaxed: changes
+ *  only by fork. */
 static inline bool rbi_is_inherited(const ringbuf *rb, uint64_t generation) { return generation != rbi_load_relaxed64(&rb->generation); }
+
+/** Pin the memory for what this token stands for: before that is kept, in a call that has begun.  RINGBUF_OK or RINGBUF_E_NO_MEMORY. */
+static inline ringbuf_status rbi_pin_token(ringbuf *rb, const struct rbi_token *token)
+{
+    rbi_handle_pin(rb);
+    ringbuf_status status = rbi_pins_add(&rb->tokens, token);
+    if (status != RINGBUF_OK) rbi_handle_unpin(rb);
+    return status;
+}
+
+/** It is over, if it was not already. */
+static inline void rbi_unpin_token(ringbuf *rb, const struct rbi_token *token)
+{
+    if (rbi_pins_end(&rb->tokens, token)) rbi_handle_unpin(rb);
+}
 
 /* ---- waiting.c ---- */
 
@@ -156,6 +173,17 @@ static inline void rbi_count_put(ringbuf *rb, size_t size)
 /** Whether another producer may succeed as well. */
 static inline bool rbi_some_room(ringbuf *rb) { return rbi_ring_has_room(&rb->ring, 0); }
 
+/* ---- bury.c ---- */
+
+/** Put a copy of a message into the dead-letter queue, without waiting for room.  Returns as ringbuf_create and ringbuf_put, and
+ *  RINGBUF_E_INVALID if that queue has another tag.  Opens files and allocates: not in a signal handler. */
+ringbuf_status rbi_bury(ringbuf *rb, const void *bytes, size_t size);
+
+/* ---- queue.c ---- */
+
+/** ringbuf_task_done() in a call that has begun. */
+ringbuf_status rbi_mark_done(ringbuf *rb);
+
 /* ---- take.c ---- */
 
 /** Throw away what nobody can get any more, if a shutdown at once has come. */
@@ -165,10 +193,10 @@ void rbi_discard_if_shut_down(ringbuf *rb);
 void rbi_after_giving_back(ringbuf *rb);
 
 /** The steps of ringbuf_take, _ack and _nack for whoever does several in one call: in a call that has begun, without waking. */
-ringbuf_status rbi_take_first(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+ringbuf_status rbi_take_first(ringbuf *rb, ringbuf_message *message, void *buffer, size_t capacity, int64_t deadline_ns);
 
 /** One attempt.  E_SMALL: the next message is of more than `limit` bytes. */
-ringbuf_status rbi_take_another(ringbuf *rb, ringbuf_message *message, uint64_t limit);
+ringbuf_status rbi_take_another(ringbuf *rb, ringbuf_message *message, void *buffer, size_t capacity, uint64_t limit);
 ringbuf_status rbi_end_taken(ringbuf *rb, const ringbuf_message *message);
 
 /** Give back a message that nobody has looked at: the attempt does not count. */

@@ -425,8 +425,34 @@ ringbuf_status rbi_flag_reopen_in_child(struct rbi_file *file)
     return status;
 }
 
-static void hold(void) { pthread_mutex_lock(&fork_lock); }
-static void let_go(void) { pthread_mutex_unlock(&fork_lock); }
+/* Signals are held back as long as the lock is held, in the thread that holds it: a call from a signal handler may need the lock, too (it
+ * opens a descriptor to tell listeners by), and would wait for its own thread for ever. */
+static struct rbi_signals signals_before; /* of the thread that holds the lock */
+
+static void hold(void)
+{
+    struct rbi_signals before;
+    rbi_signals_hold(&before);
+    pthread_mutex_lock(&fork_lock);
+    signals_before = before;
+}
+
+static bool try_hold(void)
+{
+    struct rbi_signals before;
+    rbi_signals_hold(&before);
+    const bool held = pthread_mutex_trylock(&fork_lock) == 0;
+    if (held) signals_before = before;
+    else rbi_signals_let_go(&before);
+    return held;
+}
+
+static void let_go(void)
+{
+    const struct rbi_signals before = signals_before;
+    pthread_mutex_unlock(&fork_lock);
+    rbi_signals_let_go(&before);
+}
 
 /** Only async-signal-safe calls: other threads of the parent are gone, and may have held any lock but this one. */
 static void after_fork_in_child(void)
@@ -450,7 +476,7 @@ void rbi_files_hold(void)
     hold();
 }
 
-bool rbi_files_try_hold(void) { return pthread_mutex_trylock(&fork_lock) == 0; }
+bool rbi_files_try_hold(void) { return try_hold(); }
 
 void rbi_files_let_go(void) { let_go(); }
 

@@ -67,14 +67,18 @@ enum rbi_kind {
 /** The record that starts at this cell: its word, its size and, if it is small, its bytes. */
 struct rbi_slot {
     rbi_atomic64 word;
-    rbi_atomic64 size;     /* { reference : 1 | 0 : 7 | attempts : 16 | payload bytes : 40 }; see below */
+    rbi_atomic64 size;     /* { reference : 1 | turn : 10 | attempts : 16 | payload bytes : 37 }; see below */
     uint8_t payload[RBI_INLINE_BYTES];
 };
 _Static_assert(sizeof(struct rbi_slot) == 64, "a slot is one cache line");
 
-/* A slot's size word.  Written by the owner of a claim before it publishes; the attempts by who has taken the record.
- * With RBI_REFERENCE the message lies in the arena, and the slot's payload is the number of its run's first block, in 8 bytes. */
-enum { RBI_ATTEMPTS_SHIFT = 40, RBI_ATTEMPTS_MAX = 65535, RBI_REFERENCE_BYTES = 8 };
+/* A slot's size word.  The owner of a claim writes it before it publishes; whoever has taken the record writes attempts and turn.
+ * With RBI_REFERENCE the message lies in the arena, and the slot's payload is the number of its run's first block, in 8 bytes.
+ *
+ * attempts counts takings, and a taking that is given back untouched is subtracted again.  turn counts takings and is never subtracted, so
+ * that a token (struct ringbuf_message) which names both belongs to one taking: of the same message a later taking has another turn, or,
+ * 1024 takings later, another number of attempts, unless each of them was given back untouched. */
+enum { RBI_ATTEMPTS_SHIFT = 37, RBI_ATTEMPTS_MAX = 65535, RBI_TURN_SHIFT = 53, RBI_TURN_MAX = 1023, RBI_REFERENCE_BYTES = 8 };
 #define RBI_SIZE_MASK ((UINT64_C(1) << RBI_ATTEMPTS_SHIFT) - 1)
 #define RBI_REFERENCE (UINT64_C(1) << 63)
 
@@ -99,7 +103,7 @@ enum rbi_pages {
 
 /** More about a run; belongs to its first block's owner. */
 struct rbi_run_entry {
-    rbi_atomic64 size;      /* { attempts : 16 in the place of a slot's | message bytes : 40 } */
+    rbi_atomic64 size;      /* { 0 : 1 | turn : 10 | attempts : 16 | message bytes : 37 }, as in a slot */
     rbi_atomic64 record;    /* the number of the record in the ring that the message came, or comes, by; of a reservation its ticket */
 };
 _Static_assert(sizeof(struct rbi_run_entry) == 16, "four entries a cache line");
@@ -209,7 +213,8 @@ struct rbi_header {
     rbi_atomic64 recoveries;
     rbi_atomic32 listeners[RBI_LEVELS]; /* { version : 31 | some : 1 }: somebody has asked for this level's descriptor (ready.c) */
     rbi_atomic32 removed;          /* 1: the file's name was removed, or is just being removed, by this library (segment.c) */
-    uint64_t zero_shared[12];
+    rbi_atomic64 dead_letters;     /* messages that were moved to the dead-letter queue */
+    uint64_t zero_shared[11];
     struct rbi_event room;         /* who waits for room in the arena sleeps here */
     struct rbi_arena_words arena;
     struct rbi_watch watch;

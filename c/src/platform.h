@@ -107,6 +107,9 @@ void rbi_map_touch(void *base, uint64_t bytes);
 /** Keep in memory what is touched of it.  RINGBUF_E_NO_MEMORY: more than this process may lock. */
 ringbuf_status rbi_map_lock(void *base, uint64_t bytes);
 
+/** Memory of this process alone, zeros, from the system and not from malloc: a signal handler may ask for it.  NULL: there is none. */
+void *rbi_memory(uint64_t bytes);
+void rbi_memory_free(void *memory, uint64_t bytes);
 
 /** From now on, whenever any thread touches a page of a mapped file that the file has no more (it was truncated), or for which
  *  there is no memory, call `mend` with the address, in that thread, as from a signal handler.  If it returns true, the page is
@@ -127,6 +130,14 @@ int rbi_futex_wake(_Atomic uint32_t *word, int count);
 void rbi_yield(void);
 /** Sleep for a while; returns early on a signal. */
 void rbi_nap(int64_t ns);
+
+/** Hold back signals in this thread, but for those that a fault raises; and let through again what came before.  For the few moments in
+ *  which a lock is held that a call from a signal handler may need, too.  [fork] */
+struct rbi_signals {
+    uint64_t mask[16];
+};
+void rbi_signals_hold(struct rbi_signals *before);
+void rbi_signals_let_go(const struct rbi_signals *before);
 
 /* ---- the rest ---- */
 

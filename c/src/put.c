@@ -241,20 +241,31 @@ ringbuf_status ringbuf_reserve(ringbuf *rb, ringbuf_reservation *reservation, si
     if (status != RINGBUF_OK) return status;
     struct rbi_reserve_call call = {.size = size, .is_put = true};
     status = rb->arena.blocks && size <= rbi_arena_bytes(&rb->arena) ? reserve(rb, &call, deadline_ns) : RINGBUF_E_TOO_LARGE;
-    if (status == RINGBUF_OK) {
-        rbi_handle_pin(rb);
-        *reservation = (ringbuf_reservation){
-            .data = call.run.payload,
-            .size = size,
-            .position = RBI_IN_ARENA | call.run.first,
-            .ticket = RBI_RESERVATION | rbi_add_relaxed64(&rb->reservations, 1), /* relaxed: a number of its own */
-            .generation = rbi_load_relaxed64(&rb->generation), /* relaxed: changes only by fork */
-        };
-        rbi_arena_mark(&rb->arena, &call.run, reservation->ticket);
+    if (status != RINGBUF_OK) return rbi_handle_leave(rb, status);
+    const struct rbi_token token = {
+        .position = RBI_IN_ARENA | call.run.first,
+        .ticket = RBI_RESERVATION | rbi_add_relaxed64(&rb->reservations, 1), /* relaxed: a number of its own */
+        .generation = rbi_load_relaxed64(&rb->generation), /* relaxed: changes only by fork */
+    };
+    rbi_arena_mark(&rb->arena, &call.run, token.ticket);
+    status = rbi_pin_token(rb, &token);
+    if (status != RINGBUF_OK) {
+        rbi_free_run(rb, &call.run);
+        return rbi_handle_leave(rb, status);
     }
-    ringbuf_status end = rbi_handle_leave(rb, status);
-    if (end != RINGBUF_OK && status == RINGBUF_OK) rbi_handle_unpin(rb); /* lost: the caller has got nothing */
-    return end;
+    status = rbi_handle_leave(rb, RINGBUF_OK);
+    if (status != RINGBUF_OK) {
+        rbi_unpin_token(rb, &token); /* lost: the caller has got nothing */
+        return status;
+    }
+    *reservation = (ringbuf_reservation){
+        .data = call.run.payload, .size = size, .position = token.position, .ticket = token.ticket, .generation = token.generation};
+    return RINGBUF_OK;
+}
+
+static inline struct rbi_token token_of(const ringbuf_reservation *reservation)
+{
+    return (struct rbi_token){.position = reservation->position, .ticket = reservation->ticket, .generation = reservation->generation};
 }
 
 /** The run of a reservation of this process. */
@@ -271,7 +282,8 @@ ringbuf_status ringbuf_commit(ringbuf *rb, const ringbuf_reservation *reservatio
     if (!rb || !reservation || size > reservation->size) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
-    if (!find_reserved(rb, &run, reservation)) {
+    const struct rbi_token token = token_of(reservation);
+    if (!rbi_pins_has(&rb->tokens, &token) || !find_reserved(rb, &run, reservation) || size > run.blocks << rb->stamp.block_log2) {
         status = RINGBUF_E_INVALID;
     } else {
         /* A small message would waste most of its block. */
@@ -282,7 +294,7 @@ ringbuf_status ringbuf_commit(ringbuf *rb, const ringbuf_reservation *reservatio
         if (status == RINGBUF_OK && copy) rbi_free_run(rb, &run);
     }
     status = rbi_handle_leave(rb, status);
-    if (status == RINGBUF_OK) rbi_handle_unpin(rb);
+    if (status == RINGBUF_OK) rbi_unpin_token(rb, &token);
     return status;
 }
 
@@ -290,12 +302,14 @@ ringbuf_status ringbuf_abort(ringbuf *rb, const ringbuf_reservation *reservation
 {
     struct rbi_run run;
     if (!rb || !reservation) return RINGBUF_E_INVALID;
+    const struct rbi_token token = token_of(reservation);
+    if (!(token.ticket & RBI_RESERVATION) || !rbi_pins_end(&rb->tokens, &token)) return RINGBUF_E_INVALID;
     ringbuf_status status = RINGBUF_OK;
-    if (!rbi_is_inherited(rb, reservation->generation) && !rbi_handle_is_lost(rb)) {
+    if (!rbi_is_inherited(rb, token.generation) && !rbi_handle_is_lost(rb)) {
         if (find_reserved(rb, &run, reservation)) rbi_free_run(rb, &run);
-        else status = RINGBUF_E_INVALID;
+        else status = RINGBUF_E_CORRUPT; /* it was reserved, and shared memory says otherwise */
     }
-    if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT; /* and over: nothing tells any more whether it was, so we believe it */
-    if (status != RINGBUF_E_INVALID) rbi_handle_unpin(rb);
+    if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT;
+    rbi_handle_unpin(rb);
     return status;
 }

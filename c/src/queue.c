@@ -62,7 +62,7 @@ static ringbuf_status unfinished_tasks(ringbuf *rb, int64_t *tasks)
     return RINGBUF_OK;
 }
 
-static ringbuf_status mark_done(ringbuf *rb)
+ringbuf_status rbi_mark_done(ringbuf *rb)
 {
     rbi_atomic64 *mine = &rbi_registry_me(&rb->registry)->done;
     for (;;) {
@@ -87,7 +87,7 @@ ringbuf_status ringbuf_task_done(ringbuf *rb)
     if (!rb) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
-    status = mark_done(rb);
+    status = rbi_mark_done(rb);
     return rbi_handle_leave(rb, status);
 }
 
@@ -202,6 +202,7 @@ ringbuf_status ringbuf_get_stats(ringbuf *rb, ringbuf_stats *stats)
     count_arena(rb, stats);
     stats->shutdown = rbi_shutdown_of(rb);
     stats->unlinked = rbi_segment_unlinked(rb);
+    stats->dead_letters = rbi_load_relaxed64(&rb->header->dead_letters);
     stats->recoveries = rbi_load_relaxed64(&rb->header->recoveries);
     for (uint32_t i = 0; i < rbi_registry_high(&rb->registry); i++) {
         /* relaxed: statistics */

@@ -101,7 +101,7 @@ uint64_t rbi_registry_done(const struct rbi_registry *registry)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0, high = rbi_registry_high(registry); i < high; i++)
-        sum += rbi_load_total64(&registry->entries[i].done); /* [E6 done] pairs with mark_done() in queue.c */
+        sum += rbi_load_total64(&registry->entries[i].done); /* [E6 done] pairs with rbi_mark_done() in queue.c */
     return sum;
 }
 

@@ -714,6 +714,7 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
         record->size = size;
         record->reference = false;
         record->attempts = 0;
+        record->turn = 0;
         record->payload = payload_at(ring, lane, position, size);
         fetch_ahead(ring, lane, position, cells);
         return RBI_RING_OK;
@@ -796,6 +797,7 @@ static bool describe(struct rbi_ring *ring, struct rbi_record *record, struct rb
     record->size = size & RBI_SIZE_MASK;
     record->reference = size & RBI_REFERENCE;
     record->attempts = size >> RBI_ATTEMPTS_SHIFT & RBI_ATTEMPTS_MAX;
+    record->turn = size >> RBI_TURN_SHIFT & RBI_TURN_MAX;
     record->payload = payload_at(ring, lane, position, record->reference ? 0 : record->size);
     if (record->reference) return record->cells == 1;
     return record->size <= RBI_INLINE_BYTES || record->size <= record->cells << ring->cell_log2;
@@ -805,14 +807,15 @@ static void write_attempts(struct rbi_ring *ring, const struct rbi_record *recor
 {
     /* [E11 size], as in rbi_ring_publish(); who takes the record next has it by [E1] through the word. */
     rbi_store_release64(&slot_at(ring, lane, record->position)->size,
-                        record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (record->reference ? RBI_REFERENCE : 0));
+                        record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (uint64_t)record->turn << RBI_TURN_SHIFT |
+                            (record->reference ? RBI_REFERENCE : 0));
 }
 
-/** Count an attempt on a record that we have taken.  Also attempts of those who died in the next instruction are counted. */
+/** Count an attempt on a record that we have taken, and give it a turn.  An attempt counts also if its process dies in the next instruction. */
 static void count_attempt(struct rbi_ring *ring, struct rbi_record *record, struct rbi_lane *lane)
 {
-    if (record->attempts == RBI_ATTEMPTS_MAX) return;
-    record->attempts++;
+    if (record->attempts < RBI_ATTEMPTS_MAX) record->attempts++;
+    record->turn = (record->turn + 1) & RBI_TURN_MAX;
     write_attempts(ring, record, lane);
 }
 
@@ -828,8 +831,15 @@ static enum rbi_ring_outcome take_record(struct rbi_ring *ring, struct rbi_recor
     /* acquire on success: [E1]; the size read above is this record's, for the word did not change in between. */
     if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, owner, RBI_KIND_TAKEN)))
         return RBI_RING_EMPTY;
-    /* What is given back bears the same word each time: it may have been taken, counted and given back since its size was read. */
-    if (word_kind(word) == RBI_KIND_RETURNED && !describe(ring, record, lane, position, word)) return RBI_RING_CORRUPT;
+    RBI_POINT(record_owned);
+    /* What is given back bears the same word each time: it may have been taken, counted and given back since its size word was read.  So
+     * attempts and turn are read again.  Size and reference cannot have changed, for the record is the same one; if they have, something
+     * has written over them, and what was checked above no longer holds. */
+    if (word_kind(word) == RBI_KIND_RETURNED) {
+        const struct rbi_record before = *record;
+        describe(ring, record, lane, position, word);
+        if (record->size != before.size || record->reference != before.reference) return RBI_RING_CORRUPT;
+    }
     count_attempt(ring, record, lane);
     return RBI_RING_OK;
 }

@@ -54,6 +54,7 @@ struct rbi_record {
     uint64_t size;               /* of the message */
     bool reference;              /* the message lies in the arena, in the run whose number is the payload's 8 bytes */
     uint32_t attempts;           /* how often it has been taken, this time included */
+    uint32_t turn;               /* tells this taking from the others; see layout.h */
     uint8_t *payload;
 };
 
@@ -117,7 +118,7 @@ void rbi_ring_clear_returned(struct rbi_ring *ring, uint64_t seen);
 /** The taken record is done.  Wait-free. */
 void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record);
 
-/** That the taken record was taken does not count as an attempt: it is about to go back untouched.  Wait-free. */
+/** That the taken record was taken does not count as an attempt: it is about to go back untouched.  Its turn stays.  Wait-free. */
 void rbi_ring_uncount_attempt(struct rbi_ring *ring, struct rbi_record *record);
 
 /** The taken record goes back.  Lock-free. */

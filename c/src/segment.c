@@ -274,6 +274,8 @@ static void after_fork_in_child(void)
         rbi_ready_after_fork(rb);
         /* relaxed: this process has one thread now */
         rbi_add_relaxed64(&rb->generation, 1);
+        /* Not what another thread of the parent was just about to pin or to unpin. */
+        rbi_store_total32(&rb->pins, (rbi_load_total32(&rb->pins) & (RBI_PIN - 1)) + RBI_PIN * rbi_pins_count(&rb->tokens));
         if (rbi_handle_is_closed(rb)) {
             /* Another thread of the parent was opening or closing it, and what it has mapped stays mapped; or it was closed while
              * something of it was in use, and then the child's last pin unmaps it. */
@@ -467,9 +469,12 @@ static ringbuf_status take_part(ringbuf *rb)
     ringbuf_status status;
     rbi_add_total32(&rb->entering, 1);
     for (;;) {
+        struct rbi_signals before; /* a handler's call would wait for ours, which it interrupts */
+        rbi_signals_hold(&before);
         pthread_mutex_lock(&rb->recovery);
         status = try_to_take_part(rb);
         pthread_mutex_unlock(&rb->recovery);
+        rbi_signals_let_go(&before);
         if (status != RINGBUF_E_BUSY || rbi_monotonic_ns() > give_up_ns) break;
         if (rbi_handle_is_closed(rb)) status = RINGBUF_E_CLOSED;
         if (status == RINGBUF_E_CLOSED) break;
@@ -558,9 +563,10 @@ static void handle_free(ringbuf *rb)
     free(rb->path);
     free(rb->private_path);
     free(rb->label);
+    rbi_pins_free(&rb->tokens);
     pthread_mutex_destroy(&rb->recovery);
     pthread_mutex_destroy(&rb->closing);
-    pthread_mutex_destroy(&rb->telling);
+    rbi_ready_free(rb);
     free(rb);
 }
 
@@ -579,13 +585,15 @@ static ringbuf *handle_new(const char *path, const ringbuf_options *options)
     atomic_init(&rb->room_patience.spin_ns, RBI_SPIN_START_NS);
     pthread_mutex_init(&rb->recovery, NULL);
     pthread_mutex_init(&rb->closing, NULL);
-    pthread_mutex_init(&rb->telling, NULL);
     for (int level = 0; level < RBI_LEVELS; level++) {
         rb->levels[level].file.fd = -1;
         rb->levels[level].file.kept = true;
     }
     rb->path = strdup(path);
     rb->label = options->label ? strdup(options->label) : NULL;
+    uint64_t generation;
+    bool known = rbi_random(&generation, sizeof generation) == RINGBUF_OK;
+    atomic_init(&rb->generation, known ? generation : (uint64_t)(uintptr_t)rb ^ (uint64_t)rbi_monotonic_ns());
     if (!rb->path || (options->label && !rb->label)) {
         handle_free(rb);
         return NULL;
@@ -629,7 +637,7 @@ static bool needs_spare(const ringbuf *rb)
 static ringbuf_status handle_map(ringbuf *rb)
 {
     rb->name = strndup((const char *)rb->stamp.name, rb->stamp.name_bytes);
-    if (!rb->name) return RINGBUF_E_NO_MEMORY;
+    if (!rb->name || rbi_ready_prepare(rb) != RINGBUF_OK) return RINGBUF_E_NO_MEMORY;
     rb->prefix_bytes = rb->stamp.data_offset;
     rb->mirror_bytes = capacity_of(&rb->stamp);
     /* Through an open file of its own, without locks: a mapping keeps its open file, and a forked child keeps the mapping. */
@@ -1248,6 +1256,7 @@ ringbuf_status rbi_segment_create(ringbuf **out, const char *name, const ringbuf
         stamp.flags |= RINGBUF_UNNAMED | RINGBUF_AUTO_CLEANUP;
     }
     status = check_name(name);
+    if (status == RINGBUF_OK && options->dead_letter && strcmp(options->dead_letter, name) == 0) status = RINGBUF_E_INVALID;
     if (status != RINGBUF_OK) return status;
     set_name(&stamp, name);
     char *path = path_of(name, options);
@@ -1342,6 +1351,7 @@ void rbi_handle_unpin(ringbuf *rb)
 {
     for (;;) {
         uint32_t seen = rbi_load_total32(&rb->pins);
+        if (seen < RBI_PIN) return; /* there is none */
         if (seen < 2 * RBI_PIN && seen & RBI_PIN_CLOSED) break; /* ours is the last: only close_all() could still pin it */
         if (rbi_cas_total32(&rb->pins, seen, seen - RBI_PIN)) return;
     }

@@ -6,6 +6,7 @@
 
 #include "files.h"
 #include "guard.h"
+#include "pins.h"
 #include "registry.h"
 #include "wait.h"
 
@@ -48,8 +49,9 @@ struct rbi_patience {
 /** What a handle has of a level (ready.c). */
 struct rbi_descriptor {
     struct rbi_file file;
-    bool asked;       /* by this process, which listens; else it is open so that we can tell others */
-    uint32_t version; /* of the listeners' word, when it was opened to tell others */
+    rbi_atomic32 asked; /* 1: by this process, which listens; else it is open so that we can tell others */
+    uint32_t version;   /* of the listeners' word, when it was opened to tell others */
+    char *path;         /* of the FIFO */
 };
 
 /** A handle.  The public opaque type. */
@@ -72,11 +74,13 @@ struct ringbuf {
     rbi_atomic32 some_notes;       /* whether there has ever been one */
     rbi_atomic64 consumed_before;  /* messages consumed up to the last round of a turn of ours */
     rbi_atomic64 reservations;     /* made through this handle; numbers their tickets */
-    rbi_atomic64 generation;       /* changes in a forked child: what the parent has taken is not ours */
+    rbi_atomic64 generation;       /* of this handle alone, and another one in a forked child: what others have taken is not ours */
+    struct rbi_pins tokens;        /* of what is kept and reserved; each is one of `pins` */
+    rbi_atomic32 letter_trouble;   /* why a message could last not be moved to the dead-letter queue */
     rbi_atomic32 deletion;         /* what is known of the file's deletion: RBI_DELETION_SEEN, _TOLD */
     pthread_mutex_t recovery;      /* one thread at a time joins or recovers */
     pthread_mutex_t closing;
-    pthread_mutex_t telling;       /* one thread at a time uses the descriptors */
+    rbi_atomic32 telling;          /* whether one thread uses the descriptors, and what it is to do before it stops; see ready.c */
     struct rbi_descriptor levels[RBI_LEVELS];
     bool handed_out;
     bool at_exit;                  /* the process is on its way out, and this handle has been seen to */

@@ -36,6 +36,7 @@ static const char *text_of(enum ringbuf_code code)
     case RINGBUF_E_NO_DESCRIPTOR: return "this process closed the queue's file descriptor, and the file cannot be opened again";
     case RINGBUF_E_TOO_MANY: return "more tasks marked done than there were messages";
     case RINGBUF_E_SYSTEM: return "the operating system refused";
+    case RINGBUF_E_DEAD_LETTER: return "a message that has had its attempts cannot be moved to the dead-letter queue, and stays";
     }
     return "unknown status";
 }

@@ -180,6 +180,8 @@ def _remove_unless_in_use(name: str, path: str, force: bool) -> bool:
                 tag=info.tag,
                 note=info.note,
                 keep_warm=info.keep_warm,
+                max_attempts=info.max_attempts,
+                dead_letter=info.dead_letter,
             )
             _native.close(handle)
     except QueueNotFound:

@@ -42,8 +42,6 @@ def new_port(
     codec: Codec,
     refuse: Callable[[int, bool, bool, int], None],
     failed: Callable[[Exception, bool], Exception | None],
-    bury: Callable[[bytes, int], None],
-    max_attempts: int,
     views: bool = False,
     writable: bool = False,
 ) -> Port:
@@ -51,12 +49,11 @@ def new_port(
 
     `refuse(status, is_put, polling, size)` raises what a status means.  `failed(error, is_put)` gives the exception to raise when
     an item cannot be encoded, or a message not be decoded; None: the error stands as it is, and the message goes back.
-    `bury(message, attempts)` moves away what was taken more than `max_attempts` times (0: never).
     With `views` the items got look at the queue's memory, and with `writable` they may write there.
     """
     address = int(ffi.cast("uintptr_t", handle))
     how = (codec.framed, codec.dumps, codec.with_torch, codec.loads)
-    return Port(handle, address, *how, refuse, failed, bury, max_attempts, views, writable)
+    return Port(handle, address, *how, refuse, failed, views, writable)
 
 
 join = lib.ringbuf_join  # (handle, deadline) -> status
@@ -71,6 +68,7 @@ INVALID: int = lib.RINGBUF_E_INVALID
 INTERRUPTED: int = lib.RINGBUF_E_INTR
 TIMEOUT: int = lib.RINGBUF_E_TIMEOUT
 ARENA_FULL: int = lib.RINGBUF_E_ARENA_FULL
+DEAD_LETTER: int = lib.RINGBUF_E_DEAD_LETTER
 TOO_MANY: int = lib.RINGBUF_E_TOO_MANY
 
 VERSION: str = ffi.string(lib.ringbuf_version()).decode()
@@ -122,6 +120,7 @@ class _Options:
         label: str | None = None,
         tag: str | None = None,
         note: str | None = None,
+        dead_letter: str | None = None,
         permissions: int = 0,
         memory: int = 0,
     ) -> None:
@@ -130,7 +129,7 @@ class _Options:
         self.struct.permissions = 0 if permissions == 0o600 else permissions  # 0: 0600, and nobody else's file is opened
         self.struct.memory = memory
         self._kept: list[Any] = []  # what the struct points to must outlive it
-        for field, text in (("directory", directory), ("label", label), ("tag", tag), ("note", note)):
+        for field, text in (("directory", directory), ("label", label), ("tag", tag), ("note", note), ("dead_letter", dead_letter)):
             if text is not None:
                 value = ffi.new("char[]", os.fsencode(text))
                 self._kept.append(value)
@@ -149,13 +148,18 @@ def create(
     permissions: int,
     label: str | None,
     tag: str,
-    note: str,
+    note: str = "",
+    max_attempts: int = 0,
+    dead_letter: str | None = None,
     max_participants: int | None = None,
     directory: str | None = None,
     keep_warm: bool = False,
     memory: int = 0,
 ) -> Any:
-    options = _Options(label=label, tag=tag, note=note, permissions=permissions, directory=directory, memory=memory)
+    options = _Options(
+        label=label, tag=tag, note=note, dead_letter=dead_letter, permissions=permissions, directory=directory, memory=memory
+    )
+    options.struct.max_attempts = max_attempts
     options.struct.mode = _MODES[mode]
     options.struct.max_items = maxsize
     options.struct.capacity_bytes = capacity
@@ -423,11 +427,18 @@ class Info:
         self.keep_warm = bool(info.flags & lib.RINGBUF_KEEP_WARM)
         self.tag = bytes(ffi.string(info.tag)).decode(errors="replace")
         self.note = bytes(ffi.string(info.note)).decode(errors="replace")
+        self.max_attempts = int(info.max_attempts)
+        self.dead_letter = bytes(ffi.string(info.dead_letter)).decode(errors="replace") or None
 
 
 def put_bytes(handle: Any, message: bytes) -> int:
     """The status of putting this message as it is, whatever the queue's serializer.  Does not wait."""
     return int(lib.ringbuf_put(handle, message, len(message), 0))
+
+
+def dead_letter_status(handle: Any) -> int:
+    """Why a call on this handle could last not move a message to the dead-letter queue; INVALID: that has another tag."""
+    return int(lib.ringbuf_dead_letter_status(handle))
 
 
 def size(handle: Any) -> int:

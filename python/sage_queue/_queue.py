@@ -21,7 +21,7 @@ from ._errors import QueueNoDirectory, QueueNotFound, QueueNotLocal, empty, full
 from ._held import Lease, Reservation, T, deadline_of
 from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
 from ._ready import Readable
-from ._retries import Retries, burier, parse_retries
+from ._retries import Retries, parse_retries, refusal
 from .aio import AsyncCalls
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -148,7 +148,8 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                 label=label,
                 max_participants=participants,
                 tag=codec.name,
-                note=retries.to_note(),
+                max_attempts=retries.max_attempts,
+                dead_letter=retries.dead_letter,
                 keep_warm=bool(keep_warm),
                 memory=memory,
             )
@@ -163,7 +164,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         if made_for != codec.name:
             _native.close(handle)
             raise ValueError(f"queue {self.name!r} was made with serializer={made_for!r}; open it with the same, not {codec.name!r}")
-        retries = Retries.from_note(info.note)
+        retries = Retries.of(info)
         if wanted.max_attempts and wanted != retries:
             _native.close(handle)
             raise ValueError(f"queue {self.name!r} was made with {retries!r}; open it with the same or with neither, not {wanted!r}")
@@ -185,8 +186,6 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
             codec,
             _refuser(handle, self.name, directory, info),
             _failure,
-            burier(self.name, info, directory, retries),
-            retries.max_attempts,
         )
         self._port = _native.new_port(*self._port_arguments)
         self._view_ports: dict[bool, _native.Port] = {}
@@ -469,6 +468,8 @@ def _refuser(handle: Any, name: str, directory: str, info: _native.Info) -> Call
         if status == ARENA_FULL:
             used = _native.stats(handle)["arena_used_bytes"]
             raise full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)", size)
+        if status == _native.DEAD_LETTER:
+            raise refusal(name, info, directory, _native.dead_letter_status(handle))
         if status != TIMEOUT:
             raise _native.error_of(status, name=name, directory=directory, needed=size, info=info, handle=handle)
         if is_put:
@@ -603,6 +604,5 @@ def _create(reference: SageQueueRef, tag: str) -> Any:
         permissions=reference.permissions or 0o600,
         label=None,
         tag=tag,
-        note="",
         directory=reference.directory,
     )

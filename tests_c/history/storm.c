@@ -250,14 +250,14 @@ static bool take(ringbuf *rb, struct held *held, enum how_taken how)
     size_t count = 1;
     int64_t deadline_ns = some_deadline();
     held->count = 0;
-    held->messages[0] = (ringbuf_message){.buffer = one_in(8) ? NULL : me->hands, .capacity = HANDS};
+    void *hands = one_in(8) ? NULL : me->hands;
     empty_hands();
     struct history_op *op = begin(HISTORY_TAKE, wanted, NULL, 0);
     if (!op) return false;
     ringbuf_status status;
     if (how == SEVERAL) status = ringbuf_take_many(rb, held->messages, &count, wanted, SIZE_MAX, me->hands, HANDS, deadline_ns);
-    else if (how == LEASED) status = ringbuf_lease(rb, &held->messages[0], deadline_ns);
-    else status = ringbuf_take(rb, &held->messages[0], deadline_ns);
+    else if (how == LEASED) status = ringbuf_lease(rb, &held->messages[0], hands, hands ? HANDS : 0, deadline_ns);
+    else status = ringbuf_take(rb, &held->messages[0], hands, hands ? HANDS : 0, deadline_ns);
     if (was_interrupted(op, status)) return true;
     enum history_outcome outcome = outcome_of(status);
     for (size_t i = 0; status == RINGBUF_OK && i < count && i < HISTORY_BATCH; i++) {

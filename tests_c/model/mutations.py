@@ -456,6 +456,26 @@ MUTATIONS = [
         [("    return would_not_wait(rb) == up && ", "    return ")],
         "descriptor", "1,0,0,0",
     ),
+    Mutation(
+        "who leaves the descriptors does not look what is to be done",
+        "ready.c",
+        [("        } else if (rbi_cas_total32(&rb->telling, seen, 0)) {", "        } else if (rbi_store_total32(&rb->telling, 0), true) {")],
+        "a put meets another thread at the descriptor", "2,0,0,0",
+    ),
+    Mutation(
+        "what is to be done is cleared after it was done",
+        "ready.c",
+        [("            if (rbi_cas_total32(&rb->telling, seen, seen & ~(uint32_t)TO_DO)) do_all(rb, seen & TO_DO);",
+          "            do_all(rb, seen & TO_DO);\n            rbi_store_total32(&rb->telling, HELD);")],
+        "a put meets another thread at the descriptor", "2,0,0,0",
+    ),
+    Mutation(
+        "who finds another thread at the descriptors asks for nothing",
+        "ready.c",
+        [("        if (!rbi_cas_total32(&rb->telling, seen, seen | HELD | what)) continue;",
+          "        if (seen & HELD) return;\n        if (!rbi_cas_total32(&rb->telling, seen, seen | HELD | what)) continue;")],
+        "a put meets another thread at the descriptor", "2,0,0,0",
+    ),
 ]
 
 

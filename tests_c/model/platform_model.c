@@ -420,6 +420,21 @@ bool rbi_may_lose_rights(void) { return false; }
 uint64_t rbi_descriptors_most(void) { return 0; }
 char *rbi_absolute(const char *path) { return strdup(path); }
 
+void rbi_signals_hold(struct rbi_signals *before) { (void)before; }
+void rbi_signals_let_go(const struct rbi_signals *before) { (void)before; }
+
+void *rbi_memory(uint64_t bytes)
+{
+    (void)bytes;
+    return NULL;
+}
+
+void rbi_memory_free(void *memory, uint64_t bytes)
+{
+    (void)memory;
+    (void)bytes;
+}
+
 bool rbi_map_zeros(uint64_t address, uint64_t bytes)
 {
     (void)address, (void)bytes;

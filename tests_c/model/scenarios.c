@@ -95,5 +95,8 @@ const struct scenario scenarios[] = {
     {.name = "a turn whose owner dies", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 1, 0, 2}, .full = {1, 1, 0, 4}},
     {.name = "two batches beside a message", .scripts = {"P", "B", "B", "ggggg"}, .arena = true, .free_blocks = 13, .quick = {0, 0, 0, 0}, .full = {1, 0, 0, 2}},
     {.name = "stale: a turn", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 1, 2}, .full = {1, 0, 1, 3}},
+    {.name = "two threads tell", .scripts = {"fe", "p", "p"}, .thread_of = {0, 0, 2}, .may_sleep = true, .quick = {2, 0, 0, 0}, .full = {3, 0, 0, 0}},
+    {.name = "a put meets another thread at the descriptor", .scripts = {"fe", "p"}, .thread_of = {0, 1}, .quick = {2, 0, 0, 0}, .full = {-1, 0, 0, 0}},
+    {.name = "a death at the descriptor", .scripts = {"fe", "pp", "g0c"}, .may_sleep = true, .quick = {1, 1, 0, 0}, .full = {2, 1, 0, 0}},
     {0},
 };

@@ -293,7 +293,7 @@ static void call_take(int me, char letter, int64_t deadline)
 {
     ringbuf_message message = {0};
     begin_call(me, letter, 0);
-    ringbuf_status status = letter == 'l' ? ringbuf_lease(handle_of(me), &message, deadline) : ringbuf_take(handle_of(me), &message, deadline);
+    ringbuf_status status = letter == 'l' ? ringbuf_lease(handle_of(me), &message, NULL, 0, deadline) : ringbuf_take(handle_of(me), &message, NULL, 0, deadline);
     expect(status, "take", deadline != RINGBUF_FOREVER);
     if (status == RINGBUF_OK) into_hands(me, &message, accounts.processes[me].call_begin);
     else if (status == RINGBUF_E_TIMEOUT) note_empty(me);
@@ -825,6 +825,7 @@ static void make_handle(int process)
     rb->header = &segment->header;
     rb->base = segment;
     rb->path = (char *)(uintptr_t)"/model/queue";
+    if (rbi_ready_prepare(rb) != RINGBUF_OK) abort();
     rb->stamp.cells_log2 = scenario->cells_log2;
     rb->stamp.cell_log2 = CELL_LOG2;
     rb->stamp.block_log2 = BLOCK_LOG2;
@@ -973,7 +974,7 @@ const struct model_program *world_arrange(const struct scenario *wanted)
         make_handle(processes);
         join(processes);
         dead_number = handles[processes].registry.self;
-        if (ringbuf_take(&handles[processes], &message, 0) != RINGBUF_OK) abort();
+        if (ringbuf_take(&handles[processes], &message, NULL, 0, 0) != RINGBUF_OK) abort();
         platform_model_died(processes);
     }
     if (copy.arena && copy.free_blocks < BLOCKS) {

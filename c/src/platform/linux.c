@@ -475,6 +475,14 @@ ringbuf_status rbi_map_lock(void *base, uint64_t bytes)
 
 uint64_t rbi_page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
 
+void *rbi_memory(uint64_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+void rbi_memory_free(void *memory, uint64_t bytes) { munmap(memory, bytes); }
+
 bool rbi_map_zeros(uint64_t address, uint64_t bytes)
 {
     return bytes == 0 || mmap((void *)(uintptr_t)address, (size_t)bytes, PROT_READ | PROT_WRITE,
@@ -559,6 +567,26 @@ void rbi_nap(int64_t ns)
 }
 
 /* ---- the rest ---- */
+
+_Static_assert(sizeof(sigset_t) <= sizeof(struct rbi_signals), "a mask has room");
+
+void rbi_signals_hold(struct rbi_signals *before)
+{
+    static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigset_t all, mask;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&all, faults[i]);
+    sigemptyset(&mask);
+    pthread_sigmask(SIG_BLOCK, &all, &mask);
+    memcpy(before->mask, &mask, sizeof mask);
+}
+
+void rbi_signals_let_go(const struct rbi_signals *before)
+{
+    sigset_t mask;
+    memcpy(&mask, before->mask, sizeof mask);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+}
 
 int64_t rbi_monotonic_ns(void)
 {
