@@ -46,7 +46,7 @@ static void create(const char *directory, uint64_t capacity, uint64_t max_items)
 static uint64_t file_kib(void)
 {
     struct stat file;
-    TEST_ASSERT_EQUAL_INT(0, fstat(queue->fd, &file));
+    TEST_ASSERT_EQUAL_INT(0, fstat(queue->file.fd, &file));
     return (uint64_t)file.st_blocks / 2;
 }
 

@@ -228,7 +228,8 @@ class _Line:
                 self._fds[kind] = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             self.loop.add_reader(self._fds[kind], (self._on_items, self._on_room, self._on_done)[kind])
             self._watched.add(kind)
-        self._tick_in(LOOK_S if kind != ITEMS or self._tick is None else LOOK_MOST_S)
+        if self._tick is None or kind != ITEMS:
+            self._tick_in(LOOK_S)
 
     def _tick_in(self, seconds: float) -> None:
         """Have _on_tick called by then."""

@@ -58,7 +58,7 @@ WORDS = (
     Word("gets, a statistic", r"queue\.c:.*->gets", "load_relaxed"),
     Word("state, a statistic", r"queue\.c:ringbuf_get_stats:.*->state", "load_relaxed"),
     Word("statistics", r".*->(recoveries|reservations|generation)", "load_relaxed add_relaxed"),
-    Word("guesses of this process", r".*vigil(->|\.)\w+|.*->(next_poll_ns|next_trim_ns|stuck_at|stuck_since_ns|served|lag|spin_ns)|.*:&known",
+    Word("guesses of this process", r".*vigil(->|\.)\w+|.*->(next_poll_ns|next_trim_ns|in_vain|stuck_at|stuck_since_ns|served|lag|spin_ns)|.*:&known",
          "load_relaxed store_relaxed"),
     Word("hints about looks", r"registry\.c:.*watch(->|\.)(looked_ns|cost_ns|participants)", "load_relaxed store_relaxed cas_acq_rel"),
     Word("cursors, before anybody sees them", r"ring\.c:rbi_ring_start_at:.*", "store_relaxed"),

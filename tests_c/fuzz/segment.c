@@ -226,6 +226,7 @@ static void act(const struct poke *poke)
     uint8_t buffer[BUFFER_BYTES];
     size_t size;
     uint64_t number;
+    int64_t next_ns;
     ringbuf *rb = world.handles[poke->lane % HANDLES];
     if (!rb || rb == world.busy || rbi_load_total32(&rb->calls) >= RBI_HANDLE_CALL) return;
     void (*hook)(enum rbi_point point) = rbi_point_hook;
@@ -245,7 +246,7 @@ static void act(const struct poke *poke)
         break;
     case 7:
         fuzz_pass_time(60000000);
-        listed(ringbuf_recover(rb, &number), LOOKING);
+        listed(poke->value & 1 ? ringbuf_watch(rb, &next_ns) : ringbuf_recover(rb, &number), LOOKING);
         break;
     case 8: listed(ringbuf_shutdown(rb, poke->value & 1), LOOKING); break;
     default: rbi_lock_drop(rb->file.fd, RBI_LOCK_OWNER + rb->registry.self); break;
