@@ -91,7 +91,7 @@ const struct scenario scenarios[] = {
     {.name = "no pages, two producers", .scripts = {"p0p0", "p0p0", "g0g0"}, .cells_log2 = 3, .reserved = 4, .no_pages = true, .prefill = 1, .turned = 1, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
     {.name = "no pages and a stop", .scripts = {"ta", "p0g0p0g0p0g0"}, .cells_log2 = 3, .reserved = 4, .no_pages = true, .prefill = 1, .quick = {2, 0, 0, 0}, .full = {3, 1, 0, 0}},
     {.name = "a turn", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 0, 3}, .full = {2, 1, 0, 3}},
-    {.name = "two turns", .scripts = {"P", "P", "P", "ggg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 0, 2}, .full = {1, 1, 0, 3}},
+    {.name = "two turns", .scripts = {"P", "P", "P", "ggg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 0, 1}, .full = {1, 1, 0, 3}},
     {.name = "a turn whose owner dies", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 1, 0, 2}, .full = {1, 1, 0, 4}},
     {.name = "two batches beside a message", .scripts = {"P", "B", "B", "ggggg"}, .arena = true, .free_blocks = 13, .quick = {0, 0, 0, 0}, .full = {1, 0, 0, 2}},
     {.name = "stale: a turn", .scripts = {"P", "P", "gg"}, .arena = true, .free_blocks = 8, .quick = {0, 0, 1, 2}, .full = {1, 0, 1, 3}},
