@@ -2,7 +2,7 @@
  *
  * Join:    lock the byte -> write the entry -> state = in use -> raise participants_high.
  *          Death before `state`: the entry is free, the lock gone.  After it: in use without a lock, that is, dead.
- * Recover: of each entry in use whose byte can be locked: lock it -> arena (arena.c) -> ring (ring.c) -> its turn at the arena (turn.c)
+ * Recover: of each entry in use whose byte can be locked: lock it -> its turn at the arena (turn.c) -> arena (arena.c) -> ring (ring.c)
  *          -> forgive its tasks.  Then, once for all of them: wake every sleeper.  Then of each: entry free -> unlock.
  *          Each step may be done twice: a death in between leaves entries in use and their locks free, and the next look begins anew.
  * Leave:   arena, ring (what it took goes back) -> wake every sleeper, if something went back -> entry free -> unlock.
@@ -128,9 +128,9 @@ static void end_turn(struct rbi_header *header, uint32_t number)
 static ringbuf_status undo(struct rbi_registry *registry, uint32_t number, bool keep)
 {
     uint64_t now_s = (uint64_t)rbi_monotonic_ns() / 1000000000;
+    end_turn(registry->header, number); /* before the wake: what it set aside is there for all */
     enum rbi_arena_outcome arena = rbi_arena_recover(registry->arena, registry->ring, number, keep, now_s);
     enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);
-    end_turn(registry->header, number); /* before the wake: what it set aside is there for all */
     return arena == RBI_ARENA_OK && ring == RBI_RING_OK ? RINGBUF_OK : RINGBUF_E_CORRUPT;
 }
 
