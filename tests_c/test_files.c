@@ -10,6 +10,7 @@
 #include <platform.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/resource.h>
 
 void setUp(void) {}
@@ -125,7 +126,7 @@ static int descriptors_of_ours(void)
 
 /* ---- children forked while another thread opens ---- */
 
-enum { FORKS = 150 };
+enum { FORKS = 40 };
 
 static atomic_bool stop_opening;
 
@@ -133,6 +134,7 @@ static void *open_and_close(void *context)
 {
     const char *how = context;
     while (!atomic_load(&stop_opening)) {
+        sched_yield(); /* a fork waits for the lock, too */
         ringbuf *rb = create_flagged(*how == 'u' ? "queue" : NULL, *how == 'u' ? RINGBUF_PERSISTENT : 0);
         uint64_t removed;
         int fd;

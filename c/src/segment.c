@@ -285,7 +285,7 @@ static void after_fork_in_child(void)
         } else {
             /* Calls of the parent's other threads are not ours.  What is lost is lost for us, too. */
             rbi_store_total32(&rb->calls, RBI_HANDLE_STALE | (rbi_load_total32(&rb->calls) & RBI_HANDLE_LOST));
-            rbi_store_relaxed32(&rb->entering, 0); /* relaxed: as above */
+            rbi_store_total32(&rb->entering, 0);
             /* If it fails, the child's first call tries again, and says why. */
             rb->reopened = rbi_file_reopen_in_child(&rb->file, &rb->spare, rb->path);
             rb->refusal = *rbi_last_refusal();

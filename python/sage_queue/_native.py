@@ -662,7 +662,7 @@ def _wrong_version(status: int, what: str, directory: str, needed: int, info: In
     found, ours = int(lib.ringbuf_error_layout()), int(lib.ringbuf_layout_version())
     swapped = found >= 1 << 31
     found &= (1 << 31) - 1
-    other = f"has layout {found}; this one reads {ours}" + (", and it was made on a machine with another byte order" if swapped else "")
+    other = f"has layout {found}; this one reads layout {ours}" + (", and it was made on a machine with another byte order" if swapped else "")
     return errors.QueueVersionError(
         f"{what} in {directory} was made by another version of this library, or on a machine with another byte order: it {other}.  Use "
         "the same version everywhere, or remove it with destroy_queue()"

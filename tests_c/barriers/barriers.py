@@ -61,6 +61,8 @@ WORDS = (
     Word("guesses of this process", r".*vigil(->|\.)\w+|.*->(next_poll_ns|next_trim_ns|in_vain|stuck_at|stuck_since_ns|served|lag|spin_ns)|.*:&known",
          "load_relaxed store_relaxed"),
     Word("hints about looks", r"registry\.c:.*watch(->|\.)(looked_ns|cost_ns|participants)", "load_relaxed store_relaxed cas_acq_rel"),
+    Word("looks of this process", r"segment\.c:.*:(&next_look\.\w+|next_ns)", "load_relaxed store_relaxed"),
+    Word("entries by process", r"files\.c:.*:&by_process_count", "load_relaxed add_relaxed"),
     Word("cursors, before anybody sees them", r"ring\.c:rbi_ring_start_at:.*", "store_relaxed"),
     Word("REST of a run of ours", r"arena\.c:free_blocks:&arena->table\[block\]", "load_relaxed store_release"),
     Word("record of a run", r"arena\.c:.*(->|\.)record", "load_relaxed store_relaxed"),
@@ -92,6 +94,7 @@ WORDS = (
     Word("a mapping under guard", r"guard\.c:.*(entry|guarded)->\w+", TOTAL),
     Word("calls, where lost", r"guard\.c:rbi_guard_lose:word", "load_total cas_total"),
     Word("deletion, removed", r"(queue|segment)\.c:.*->(deletion|removed)", TOTAL),
+    Word("calls that become participants", r"segment\.c:.*->entering", TOTAL),
     Word("calls, pins", r"segment\.[ch]:.*->(calls|pins)", TOTAL + " own_add_total"),
 )
 
