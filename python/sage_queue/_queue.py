@@ -456,7 +456,13 @@ def _failure(error: Exception, is_put: bool) -> Exception | None:
     """What to raise for an item that cannot be serialized, or a message that cannot be deserialized; None if it is not at fault."""
     if came_from_signal_handler(error):
         return None
-    failure = ValueError(f"Failed to {'' if is_put else 'de'}serialize item: {error}")
+    try:
+        text = str(error)
+    except Exception as other:  # else it would be taken for an error of ours, and the message come again and again
+        if isinstance(other, MemoryError) or came_from_signal_handler(other):
+            raise
+        text = type(error).__name__
+    failure = ValueError(f"Failed to {'' if is_put else 'de'}serialize item: {text}")
     failure.__cause__ = error
     return failure
 
