@@ -213,7 +213,7 @@ static int put_outbox(port *self, const outbox *box, PyObject *refuse_batch, int
     PyMem_Free(parts);
     PyMem_Free(part_counts);
     if (!raised && status != RINGBUF_OK) {
-        port_refuse(self, status, 1, deadline_ns, box->largest);
+        port_refuse(self, status, 1, deadline_ns, status == RINGBUF_E_NO_SPACE ? box->bytes : box->largest);
         raised = 1;
     }
     if (raised && put) note_put_items(put);

@@ -22,6 +22,7 @@ from ._held import Lease, Reservation, T, deadline_of
 from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
 from ._ready import Readable
 from ._retries import Retries, burier, parse_retries
+from ._surroundings import warn_of_sizes
 from .aio import AsyncCalls
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -46,7 +47,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                  first reach it.
     arena        bytes for messages of more than 64 KiB (or an eighth of `capacity`), and for what is leased, reserved or looked at in
                  place.  The largest message is as large as the arena.  Its memory, too, is used only as it is needed, and given back.
-                 0: none.
+                 None: 64 MiB, or a quarter of what the file system can hold if that is less.  0: none.
     mode         "open_or_create", "create" (QueueExists if it is there), "open" (QueueNotFound if it is not), "fresh" (replace one
                  that nobody holds, else QueueBusy)
     namespace    a prefix: the full name is "namespace/name"
@@ -86,7 +87,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         auto_cleanup: bool = False,
         *,
         capacity: int | str = "4 MiB",
-        arena: int | str = "64 MiB",
+        arena: int | str | None = None,
         mode: Mode = "open_or_create",
         namespace: str | None = None,
         persistent: bool = False,
@@ -100,7 +101,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         codec = find_codec(serializer)
         items = parse_maxsize(maxsize)
         room = parse_bytes(capacity)
-        large = parse_bytes(arena, "arena", 0)
+        large = _native.ARENA_DEFAULT if arena is None else parse_bytes(arena, "arena", 0)
         if not 0 <= as_int(permissions, "permissions", "an int such as 0o660") <= 0o777:
             raise ValueError(f"permissions={permissions:#o} is not a file mode; give one from 0 to 0o777, such as 0o660")
         if mode not in ("open_or_create", "create", "open", "fresh"):
@@ -130,6 +131,15 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
             )
         self._adopt(handle, codec, retries)
         self._asked_for = (name, namespace, bool(enable_multi_tenant))
+        if mode != "open" and (arena is not None or capacity != "4 MiB"):
+            self._warn_of_sizes(self.arena if arena is not None else 0)
+
+    def _warn_of_sizes(self, arena: int) -> None:
+        try:
+            warn_of_sizes(self._reference.directory, self.capacity, arena, stacklevel=4)
+        except Warning:  # warnings are errors here: then there is no queue
+            self.close()
+            raise
 
     def _adopt(self, handle: Any, codec: Codec, wanted: Retries) -> None:
         """Become this handle's queue."""
