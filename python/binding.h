@@ -127,7 +127,8 @@ void plain_names_clear(plain_names *names);
 
 /* ---- frame.c ---- */
 
-/** A message on its way into the queue: its parts, and what they lie in.  Made by letter_*(), ended by letter_clear(). */
+/** A message on its way into the queue: its parts, and what they lie in.  Made by letter_of_*(), ended by letter_clear().  One whose
+ *  making failed holds nothing, and needs no clearing. */
 typedef struct letter {
     const ringbuf_part *parts;
     size_t count;
@@ -151,7 +152,7 @@ int letter_of_buffer(letter *made, PyObject *item, const char *refusal);
 /** The message is the content of `item`, a bytes or bytearray, behind a head.  0, or -1 with an exception. */
 int letter_of_content(letter *made, PyObject *item);
 
-/** The message is this pickle (a reference is taken over), and these buffers behind it.  0, or -1 with an exception. */
+/** The message is this pickle (a reference is taken over, also on failure), and these buffers behind it.  0, or -1 with an exception. */
 int letter_of_frame(letter *made, PyObject *pickle, PyObject *buffers);
 
 void letter_clear(letter *made);

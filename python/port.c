@@ -210,7 +210,7 @@ static int write_pickle(port *self, PyObject *item, letter *made)
     Py_ssize_t count = buffers ? PyList_Size(buffers) : 0;
     int result = pickle ? 0 : -1;
     if (pickle && !count) letter_of_bytes(made, pickle);
-    else if (pickle && (result = letter_of_frame(made, pickle, buffers)) < 0) letter_clear(made);
+    else if (pickle) result = letter_of_frame(made, pickle, buffers);
     if (result == 0 && !count && !self->buffers) {
         self->buffers = buffers;
         self->gather = gather;
@@ -331,17 +331,20 @@ static int port_put(PyObject *object, PyObject *key, PyObject *item)
     if (key != Py_None && PyTuple_Check(key)) return port_put_items(self, key, item);
     if (port_deadline_of(key, &deadline_ns) < 0) return -1;
     draft_init(&written, room, sizeof room);
-    if (port_write_letter(self, item, &message, &written) < 0) {
+    ringbuf_status status = RINGBUF_OK;
+    size_t size = 0;
+    int raised = 0, is_written = port_write_letter(self, item, &message, &written) == 0;
+    if (is_written) {
+        size = message.size;
+        status = size > MANY_BYTES && size > self->ring_bytes ? put_large(self->rb, &message, deadline_ns, &raised)
+                                                              : put_small(self->rb, &message, deadline_ns, &raised);
+        letter_clear(&message);
+    }
+    draft_clear(&written); /* also of an item that turned out not to be plain data when much of it had been written */
+    if (!is_written) {
         port_raise_verdict(port_verdict_on_error(self, 1));
         return -1;
     }
-    int raised = 0;
-    int is_large = message.size > MANY_BYTES && message.size > self->ring_bytes;
-    ringbuf_status status = is_large ? put_large(self->rb, &message, deadline_ns, &raised)
-                                     : put_small(self->rb, &message, deadline_ns, &raised);
-    size_t size = message.size;
-    letter_clear(&message);
-    draft_clear(&written);
     if (status == RINGBUF_OK) return 0;
     if (!raised) port_refuse(self, status, 1, deadline_ns, size);
     return -1; /* nothing was put */

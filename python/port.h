@@ -51,7 +51,8 @@ PyObject *port_verdict_on_error(port *self, int is_put);
 /** Raise it, unless it is NULL. */
 void port_raise_verdict(PyObject *verdict);
 
-/** Make a message of an item, in `written` (behind what is there) if it is plain data.  0, or -1 with an exception. */
+/** Make a message of an item, in `written` (behind what is there) if it is plain data.  0, or -1 with an exception.  On failure `made`
+ *  holds nothing, and must not be cleared; `written` may have grown in any case, and is the caller's to clear. */
 int port_write_letter(port *self, PyObject *item, letter *made, draft *written);
 
 /** A taken message's object: made of bytes of its own.  NULL with an exception, or with *status not RINGBUF_OK and none. */

@@ -238,7 +238,7 @@ def blocks_of(document: pathlib.Path, language: str) -> str:
     return "\n".join(block for block in blocks if all(map(importlib.util.find_spec, re.findall(r"^import (\w+)$", block, re.MULTILINE))))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "containers.md"])
 def test_the_python_programs_of_a_page_run(tmp_path: pathlib.Path, page: str) -> None:
     pytest.importorskip("numpy")
     program = tmp_path / "page.py"

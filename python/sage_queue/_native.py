@@ -17,6 +17,7 @@ import sys
 from . import _errors as errors, _ringbuf
 from ._address import PARTICIPANTS_MAX, human_bytes
 from ._ringbuf import ffi, lib
+from ._surroundings import LARGER
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _guard_truncation() -> None:
 
 _FILE_PREFIX = "ringbuf."
 _HEADER_BYTES = 8192
+_PARTICIPANT_BYTES = 128
 _MAGIC = (0x31664275426E6952).to_bytes(8, sys.byteorder)
 #: options.arena_bytes: 64 MiB, or a quarter of what the file system can hold if that is less.
 ARENA_DEFAULT = (1 << 64) - 1
@@ -171,7 +173,13 @@ def create(
     out = ffi.new("ringbuf **")
     _guard_truncation()
     status = lib.ringbuf_create(out, ffi.NULL if name is None else name.encode(), options.struct)
-    return _adopt(status, out, name=name, directory=directory, needed=capacity)
+    return _adopt(status, out, name=name, directory=directory, needed=_at_once())
+
+
+def _at_once() -> int:
+    """The bytes that a queue needs when it is made: whole pages for its header and the first participant.  The others come as messages do."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return -(-(_HEADER_BYTES + _PARTICIPANT_BYTES) // page) * page
 
 
 def open_by_name(
@@ -570,14 +578,6 @@ def _is_truncated(handle: Any) -> bool:
     return bool(info.truncated)
 
 
-def _free_bytes(directory: str) -> str:
-    try:
-        facts = os.statvfs(directory)
-    except OSError:
-        return "an unknown number of bytes"
-    return human_bytes(facts.f_bavail * facts.f_frsize)
-
-
 def _too_large(status: int, what: str, directory: str, needed: int, info: Info) -> Exception:
     remedy = "a larger arena" if info.arena else "an arena, or a larger capacity"
     return errors.MessageTooLarge(
@@ -586,12 +586,25 @@ def _too_large(status: int, what: str, directory: str, needed: int, info: Info) 
 
 
 def _no_space(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
-    wanted = f"{human_bytes(needed)} " if needed else ""
+    wanted = f"the {human_bytes(needed)} that {what} needs" if needed else f"what {what} needs"
+    if info is None:
+        wanted += " at once"
     return errors.QueueNoSpace(
         errno.ENOSPC,
-        f"no room left in {directory} for the {wanted}that {what} needs: {_free_bytes(directory)} are free; make room there, give a "
-        f"smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}{_why()}",
+        f"no room left in {directory} for {wanted}: {_free_bytes(directory)}; remove what dead processes have left there (`sage-queue gc`), "
+        f"make it larger ({LARGER}), give a smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}{_why()}",
     )
+
+
+def _free_bytes(directory: str) -> str:
+    try:
+        facts = os.statvfs(directory)
+    except OSError:
+        return "how many bytes are free is not known"
+    free = f"{human_bytes(facts.f_bavail * facts.f_frsize)} of {human_bytes(facts.f_blocks * facts.f_frsize)} are free"
+    if facts.f_files and not facts.f_favail:
+        return f"all of the {facts.f_files} files that it may have are there (nr_inodes of its mount), {free}"
+    return free
 
 
 def _file_limit() -> str:

@@ -22,6 +22,7 @@ from ._held import Lease, Reservation, T, deadline_of
 from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
 from ._ready import Readable
 from ._retries import Retries, parse_retries, refusal
+from ._surroundings import warn_of_sizes
 from .aio import AsyncCalls
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -155,6 +156,15 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
             )
         self._adopt(handle, codec, retries)
         self._asked_for = (name, namespace, bool(enable_multi_tenant))
+        if mode != "open" and (arena is not None or capacity != "4 MiB"):
+            self._warn_of_sizes(self.arena if arena is not None else 0)
+
+    def _warn_of_sizes(self, arena: int) -> None:
+        try:
+            warn_of_sizes(self._reference.directory, self.capacity, arena, stacklevel=4)
+        except Warning:  # warnings are errors here: then there is no queue
+            self.close()
+            raise
 
     def _adopt(self, handle: Any, codec: Codec, wanted: Retries) -> None:
         """Become this handle's queue."""
@@ -483,7 +493,13 @@ def _failure(error: Exception, is_put: bool) -> Exception | None:
     """What to raise for an item that cannot be serialized, or a message that cannot be deserialized; None if it is not at fault."""
     if came_from_signal_handler(error):
         return None
-    failure = ValueError(f"Failed to {'' if is_put else 'de'}serialize item: {error}")
+    try:
+        text = str(error)
+    except Exception as other:  # else it would be taken for an error of ours, and the message come again and again
+        if isinstance(other, MemoryError) or came_from_signal_handler(other):
+            raise
+        text = type(error).__name__
+    failure = ValueError(f"Failed to {'' if is_put else 'de'}serialize item: {text}")
     failure.__cause__ = error
     return failure
 
