@@ -344,6 +344,7 @@ STATIC = {
     "port.c: type": "likewise",
     "port.c: callback_name": "likewise",
     "port.c: torch_name": "likewise",
+    "batches.c: spare": "taken and put back with the GIL held; who finds none makes another",
     "port.c: modules_then": "with the GIL held; what another thread may see of it meanwhile is an old answer",
     "port.c: known": "likewise",
 }

@@ -232,6 +232,7 @@ ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, size_t capac
         if (*size) rbi_copy(buffer, bytes_of(&taken), *size);
         RBI_POINT(copied);
         status = finish(rb, &taken);
+        if (status == RINGBUF_E_INVALID) status = RINGBUF_E_CORRUPT; /* it was ours a moment ago: something has written over its word */
     }
     return rbi_handle_leave(rb, status);
 }
