@@ -41,10 +41,11 @@ C_FLOORS = {
     "batch.c": 4,
     "take.c": 4,
     "queue.c": 4,
+    "observe.c": 4,
 }
 #: Includes within a floor; everything else goes down.
 C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h"), ("segment.c", "ready.h"), ("ready.h", "segment.h")} | {
-    (file, "calls.h") for file in ("waiting.c", "put.c", "batch.c", "take.c", "queue.c")
+    (file, "calls.h") for file in ("waiting.c", "put.c", "batch.c", "take.c", "queue.c", "observe.c")
 }
 
 PYTHON_FLOORS = {

@@ -5,6 +5,7 @@
  *   take.c     taking messages, and ending what was taken
  *   waiting.c  waiting until an attempt succeeds
  *   queue.c    shutdown and tasks, looking in, making and leaving queues
+ *   observe.c  looking at a queue from outside
  *
  * One attempt of a call never waits.  If it finds nothing to do and the deadline allows, rbi_wait_until() tries again. */
 #ifndef RBI_CALLS_H

@@ -15,7 +15,9 @@ typedef int rbi_fd;
 /** What fstat knows that matters here. */
 struct rbi_file_facts {
     uint64_t device, inode, bytes;
+    uint64_t memory_bytes;       /* that the file has pages for */
     uint32_t links, user, mode;
+    uint32_t type;               /* enum ringbuf_file_type */
     bool regular;
 };
 
@@ -27,6 +29,8 @@ ringbuf_status rbi_file_make_unnamed(rbi_fd *fd, const char *directory, uint32_t
 ringbuf_status rbi_file_link(rbi_fd fd, const char *path);
 /** Open an existing file for reading and writing; a symbolic link is RINGBUF_E_ACCESS. */
 ringbuf_status rbi_file_open(rbi_fd *fd, const char *path);
+/** Open an existing plain file for reading only.  Never waits, and opens nothing else: RINGBUF_E_CORRUPT if something else lies there. */
+ringbuf_status rbi_file_open_to_read(rbi_fd *fd, const char *path);
 /** Open the same file again, with locks of its own, also when it has no name any more.  [fork] */
 ringbuf_status rbi_file_reopen(rbi_fd *again, rbi_fd fd);
 void rbi_file_close(rbi_fd fd); /* [fork] */
@@ -36,6 +40,8 @@ ringbuf_status rbi_path_facts(const char *path, struct rbi_file_facts *facts);
 ringbuf_status rbi_path_unlink(const char *path);
 /** Read the first `count` bytes; RINGBUF_E_CORRUPT if there are fewer. */
 ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count);
+/** Read up to `count` bytes from `offset` on; *got says how many there were. */
+ringbuf_status rbi_file_read_at(rbi_fd fd, size_t *got, void *bytes, size_t count, uint64_t offset);
 /** Write `count` bytes from `offset` on, where the file has memory. */
 ringbuf_status rbi_file_write(rbi_fd fd, uint64_t offset, const void *bytes, size_t count);
 /** RINGBUF_E_NO_SPACE, too, if this process may not make files so large. */
@@ -52,6 +58,8 @@ enum rbi_lock_kind { RBI_LOCK_SHARED, RBI_LOCK_EXCLUSIVE };
 /** Try to lock byte `which` (layout.h).  RINGBUF_E_BUSY if another open file holds it.  Converts a lock already held. */
 ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind);
 void rbi_lock_drop(rbi_fd fd, uint32_t which);
+/** Whether other open files hold byte `which`, and how: one of enum ringbuf_presence.  Locks nothing; the file may be open for reading only. */
+uint32_t rbi_lock_look(rbi_fd fd, uint32_t which);
 
 /* ---- a FIFO, used as a flag that select and epoll can see: up while there are bytes in it ---- */
 

@@ -1122,6 +1122,16 @@ uint64_t rbi_ring_used_bytes(struct rbi_ring *ring)
     return sum;
 }
 
+bool rbi_ring_span(struct rbi_ring *ring, uint32_t lane, uint64_t *first, uint64_t *count)
+{
+    uint64_t end = position_of(ring, rbi_load_total64(&ring->lanes[lane].cursors->tail)); /* before reclaim, as in walk() */
+    uint64_t start = load_reclaim(ring, &ring->lanes[lane]);
+    int64_t cells = distance(ring, end, start);
+    *first = index_of(ring, start);
+    *count = cells > 0 ? (uint64_t)cells : 0;
+    return cells >= 0 && *count <= cells_of_ring(ring);
+}
+
 static struct rbi_lane *open_lane(struct rbi_ring *ring) { return lane_of(ring, rbi_load_total64(&ring->order->put_epoch)); }
 
 enum rbi_kind rbi_ring_kind_at(struct rbi_ring *ring, uint64_t position)

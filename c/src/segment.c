@@ -203,6 +203,17 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
     return RINGBUF_OK;
 }
 
+ringbuf_status rbi_segment_check_stamp(const struct rbi_stamp *stamp, uint64_t file_bytes) { return check_stamp(stamp, file_bytes); }
+
+char *rbi_segment_path(const char *name, const ringbuf_options *options) { return check_name(name) == RINGBUF_OK ? path_of(name, options) : NULL; }
+
+bool rbi_segment_is_file_of(const char *file_name, const char *name)
+{
+    char expected[256];
+    escape(expected, sizeof expected, name);
+    return strncmp(file_name, FILE_PREFIX, sizeof FILE_PREFIX - 1) == 0 && strcmp(file_name + sizeof FILE_PREFIX - 1, expected) == 0;
+}
+
 /* ---- the handles of this process, and fork ---- */
 
 static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -465,26 +476,15 @@ static uint64_t ring_limit_of(const ringbuf *rb)
     return eighth < RBI_RING_LIMIT_BYTES ? eighth : RBI_RING_LIMIT_BYTES;
 }
 
-static ringbuf_status handle_map(ringbuf *rb)
+void rbi_segment_lay_out(ringbuf *rb, void *memory)
 {
-    rb->name = strndup((const char *)rb->stamp.name, rb->stamp.name_bytes);
-    if (!rb->name) return RINGBUF_E_NO_MEMORY;
-    rb->prefix_bytes = rb->stamp.data_offset;
-    rb->mirror_bytes = capacity_of(&rb->stamp);
-    /* Through an open file of its own, without locks: a mapping keeps its open file, and a forked child keeps the mapping. */
-    rbi_fd unlocked;
-    ringbuf_status status = rbi_file_reopen(&unlocked, rb->fd);
-    if (status != RINGBUF_OK) return status;
-    status = map_guarded(rb, unlocked);
-    rbi_file_close(unlocked);
-    if (status != RINGBUF_OK) return status;
-    uint8_t *base = rb->base;
-    rb->header = rb->base;
+    uint8_t *base = memory, *data = base + rb->stamp.data_offset;
+    rb->header = memory;
     rbi_ring_init(&rb->ring, &rb->header->order, rb->stamp.cells_log2, rb->stamp.cell_log2, rb->stamp.max_items);
     for (uint32_t lane = 0; lane < RBI_LANES; lane++)
         rbi_ring_add_lane(&rb->ring, &rb->header->lanes[lane],
                           (struct rbi_slot *)(void *)(base + rb->stamp.slots_offset + lane * slots_bytes_of(&rb->stamp)),
-                          base + rb->prefix_bytes + 2 * lane * rb->mirror_bytes);
+                          data + 2 * lane * capacity_of(&rb->stamp));
     rb->ring.looks_aside = rb->stamp.blocks != 0;
     rb->ring_limit = ring_limit_of(rb);
     rbi_arena_init(&rb->arena, &rb->header->arena, (rbi_atomic64 *)(void *)(base + rb->stamp.table_offset),
@@ -498,6 +498,22 @@ static ringbuf_status handle_map(ringbuf *rb)
         .fd = rb->fd,
         .max_participants = rb->stamp.max_participants,
     };
+}
+
+static ringbuf_status handle_map(ringbuf *rb)
+{
+    rb->name = strndup((const char *)rb->stamp.name, rb->stamp.name_bytes);
+    if (!rb->name) return RINGBUF_E_NO_MEMORY;
+    rb->prefix_bytes = rb->stamp.data_offset;
+    rb->mirror_bytes = capacity_of(&rb->stamp);
+    /* Through an open file of its own, without locks: a mapping keeps its open file, and a forked child keeps the mapping. */
+    rbi_fd unlocked;
+    ringbuf_status status = rbi_file_reopen(&unlocked, rb->fd);
+    if (status != RINGBUF_OK) return status;
+    status = map_guarded(rb, unlocked);
+    rbi_file_close(unlocked);
+    if (status != RINGBUF_OK) return status;
+    rbi_segment_lay_out(rb, rb->base);
     return RINGBUF_OK;
 }
 

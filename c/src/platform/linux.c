@@ -99,6 +99,22 @@ ringbuf_status rbi_file_open(rbi_fd *fd, const char *path)
     return outcome(*fd);
 }
 
+ringbuf_status rbi_file_open_to_read(rbi_fd *fd, const char *path)
+{
+    struct stat st;
+    *fd = -1;
+    /* First without opening: to open a FIFO is an event for those at its other end, and a device may do anything. */
+    if (lstat(path, &st) < 0) return from_errno(errno);
+    if (!S_ISREG(st.st_mode)) return RINGBUF_E_CORRUPT;
+    /* O_NONBLOCK: also if it has become a FIFO by now, or if its owner holds a lease on it. */
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    if (*fd < 0) return errno == EAGAIN ? RINGBUF_E_ACCESS : from_errno(errno);
+    if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode)) return RINGBUF_OK;
+    rbi_file_close(*fd);
+    *fd = -1;
+    return RINGBUF_E_CORRUPT;
+}
+
 ringbuf_status rbi_file_reopen(rbi_fd *again, rbi_fd fd)
 {
     char path[32];
@@ -112,15 +128,29 @@ void rbi_file_close(rbi_fd fd)
     if (fd >= 0) close(fd);
 }
 
+static uint32_t type_of(const struct stat *st)
+{
+    switch (st->st_mode & S_IFMT) {
+    case S_IFREG: return RINGBUF_FILE;
+    case S_IFDIR: return RINGBUF_FOLDER;
+    case S_IFLNK: return RINGBUF_LINK;
+    case S_IFIFO: return RINGBUF_FIFO;
+    case S_IFSOCK: return RINGBUF_SOCKET;
+    default: return RINGBUF_DEVICE;
+    }
+}
+
 static struct rbi_file_facts facts_of(const struct stat *st)
 {
     return (struct rbi_file_facts){
         .device = st->st_dev,
         .inode = st->st_ino,
         .bytes = (uint64_t)st->st_size,
+        .memory_bytes = (uint64_t)st->st_blocks * 512,
         .links = (uint32_t)st->st_nlink,
         .user = st->st_uid,
         .mode = st->st_mode & 07777,
+        .type = type_of(st),
         .regular = S_ISREG(st->st_mode),
     };
 }
@@ -148,6 +178,20 @@ ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count)
     ssize_t got = pread(fd, bytes, count, 0);
     if (got < 0) return from_errno(errno);
     return (size_t)got == count ? RINGBUF_OK : RINGBUF_E_CORRUPT;
+}
+
+ringbuf_status rbi_file_read_at(rbi_fd fd, size_t *got, void *bytes, size_t count, uint64_t offset)
+{
+    ssize_t read;
+    *got = 0;
+    while (*got < count) { /* a signal, or a read of more than 2 GiB, ends one early */
+        read = pread(fd, (uint8_t *)bytes + *got, count - *got, (off_t)(offset + *got));
+        if (read < 0 && errno == EINTR) continue;
+        if (read < 0) return from_errno(errno);
+        if (read == 0) break;
+        *got += (size_t)read;
+    }
+    return RINGBUF_OK;
 }
 
 /** Beyond this limit the kernel does not only refuse, but sends SIGXFSZ, which ends a program that does not expect it. */
@@ -206,6 +250,18 @@ ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
 }
 
 void rbi_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, which, F_UNLCK); }
+
+uint32_t rbi_lock_look(rbi_fd fd, uint32_t which)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK, /* which any lock of others would keep us from */
+        .l_whence = SEEK_SET,
+        .l_start = (off_t)(RBI_LOCK_BASE + which),
+        .l_len = 1,
+    };
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK) return RINGBUF_NOBODY;
+    return lock.l_type == F_RDLCK ? RINGBUF_SOMEBODY : RINGBUF_ALONE;
+}
 
 /* ---- flags ---- */
 
