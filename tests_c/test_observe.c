@@ -500,6 +500,7 @@ static void test_a_queue_under_another_ones_name_is_misplaced(void)
     TEST_ASSERT_EQUAL_UINT32(RINGBUF_SOUND, look.observation.condition);
     TEST_ASSERT_EQUAL_STRING("q", look.observation.name);
     TEST_ASSERT_EQUAL_UINT32(1, look.observation.misplaced);
+    TEST_ASSERT_EQUAL_STRING("ringbuf.other", look.observation.file_name);
     TEST_ASSERT_EQUAL_INT(0, unlink(renamed));
 }
 

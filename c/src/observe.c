@@ -251,10 +251,10 @@ ringbuf_status ringbuf_observe_fd(ringbuf_observation *observation, ringbuf_info
     return facts.regular ? observe(observation, info, stats, fd) : RINGBUF_OK;
 }
 
-ringbuf_status ringbuf_observe_file(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const char *path)
+/** Open it and look at it, if it is a plain file that may be read. */
+static ringbuf_status observe_path(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const char *path)
 {
     struct rbi_file_facts facts;
-    if (!path || !begin(observation, info, stats)) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_path_facts(path, &facts);
     if (status != RINGBUF_OK) return status;
     note_facts(observation, &facts);
@@ -266,10 +266,18 @@ ringbuf_status ringbuf_observe_file(ringbuf_observation *observation, ringbuf_in
     if (status != RINGBUF_OK) return status;
     status = ringbuf_observe_fd(observation, info, stats, fd);
     rbi_file_close(fd);
-    const char *slash = strrchr(path, '/');
-    if (status == RINGBUF_OK && observation->name_bytes)
-        observation->misplaced = !rbi_segment_is_file_of(slash ? slash + 1 : path, observation->name);
     return status;
+}
+
+ringbuf_status ringbuf_observe_file(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const char *path)
+{
+    if (!path || !begin(observation, info, stats)) return RINGBUF_E_INVALID;
+    ringbuf_status status = observe_path(observation, info, stats, path);
+    if (status != RINGBUF_OK) return status;
+    const char *slash = strrchr(path, '/'), *file_name = slash ? slash + 1 : path;
+    strncpy(observation->file_name, file_name, sizeof observation->file_name - 1); /* no file system has longer ones */
+    if (observation->name_bytes) observation->misplaced = !rbi_segment_is_file_of(file_name, observation->name);
+    return RINGBUF_OK;
 }
 
 ringbuf_status ringbuf_observe(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const char *name,

@@ -137,7 +137,7 @@ def _import(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f'serializer={extra!r} needs the package {package}: pip install "sage-queue[{extra}]"') from error
+        raise ImportError(f"serializer={extra!r} needs the package {package}: pip install {package}") from error
 
 
 _READY = {

@@ -15,7 +15,7 @@ import stat
 import sys
 
 from . import _errors as errors, _ringbuf
-from ._address import human_bytes
+from ._address import human_bytes, login_name, safe
 from ._ringbuf import ffi, lib
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -73,6 +73,7 @@ TIMEOUT: int = lib.RINGBUF_E_TIMEOUT
 ARENA_FULL: int = lib.RINGBUF_E_ARENA_FULL
 TOO_MANY: int = lib.RINGBUF_E_TOO_MANY
 
+LAYOUT: int = lib.ringbuf_layout_version()
 VERSION: str = ffi.string(lib.ringbuf_version()).decode()
 FOREVER = (1 << 63) - 1
 
@@ -96,9 +97,16 @@ def _guard_truncation() -> None:
 # ---- making, finding and leaving queues ----
 
 _FILE_PREFIX = "ringbuf."
-_HEADER_BYTES = 8192
-_MAGIC = (0x31664275426E6952).to_bytes(8, sys.byteorder)
 _MODES = {"open_or_create": lib.RINGBUF_OPEN_OR_CREATE, "create": lib.RINGBUF_CREATE, "fresh": lib.RINGBUF_FRESH}
+
+
+def _bytes_of(name: str) -> bytes:
+    """A name as the C library has it.  (One that is no UTF-8, as C programs can give, comes as os.fsdecode() has it.)"""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _text_of(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 class _Options:
@@ -147,7 +155,7 @@ def create(
     options.struct.flags = (lib.RINGBUF_AUTO_CLEANUP if auto_cleanup else 0) | (lib.RINGBUF_PERSISTENT if persistent else 0)
     out = ffi.new("ringbuf **")
     _guard_truncation()
-    status = lib.ringbuf_create(out, ffi.NULL if name is None else name.encode(), options.struct)
+    status = lib.ringbuf_create(out, ffi.NULL if name is None else _bytes_of(name), options.struct)
     return _adopt(status, out, name=name, directory=directory, needed=capacity)
 
 
@@ -155,7 +163,7 @@ def open_by_name(name: str, *, permissions: int = 0, label: str | None = None, d
     options = _Options(label=label, directory=directory, permissions=permissions)
     out = ffi.new("ringbuf **")
     _guard_truncation()
-    status = lib.ringbuf_open(out, name.encode(), options.struct)
+    status = lib.ringbuf_open(out, _bytes_of(name), options.struct)
     return _adopt(status, out, name=name, directory=directory)
 
 
@@ -163,7 +171,7 @@ def attach(name: str, id: str, *, permissions: int, directory: str) -> Any:
     options = _Options(directory=directory, permissions=permissions)
     out = ffi.new("ringbuf **")
     _guard_truncation()
-    status = lib.ringbuf_attach(out, name.encode(), bytes.fromhex(id), options.struct)
+    status = lib.ringbuf_attach(out, _bytes_of(name), bytes.fromhex(id), options.struct)
     return _adopt(status, out, name=name, directory=directory)
 
 
@@ -181,10 +189,10 @@ def unlink(handle: Any) -> None:
     check(lib.ringbuf_unlink(handle), name=name_of(handle))
 
 
-def unlink_name(name: str, *, directory: str | None = None) -> bool:
-    """Whether there was one to remove."""
-    options = _Options(directory=directory)
-    status = lib.ringbuf_unlink_name(name.encode(), options.struct)
+def unlink_name(name: str, *, permissions: int = 0, directory: str | None = None) -> bool:
+    """Whether there was one to remove.  With any permissions, also if it is another user's."""
+    options = _Options(directory=directory, permissions=permissions)
+    status = lib.ringbuf_unlink_name(_bytes_of(name), options.struct)
     if status == lib.RINGBUF_E_NOT_FOUND:
         return False
     check(status, name=name, directory=directory)
@@ -195,65 +203,15 @@ def default_directory() -> str:
     return os.environ.get("SAGE_QUEUE_DIR") or "/dev/shm"
 
 
-def names_in(directory: str) -> list[tuple[str, str | None]]:
-    """Every queue's file in the directory, with the queue's name (None where a long name was cut short)."""
-    from urllib.parse import unquote  # here: few need it, and it is slow to import
-
-    found: list[tuple[str, str | None]] = []
-    try:
-        files = sorted(os.listdir(directory))
-    except OSError:
-        raise error_of(lib.RINGBUF_E_NO_DIRECTORY, directory=directory) from None
-    for file in files:
-        if file.startswith(_FILE_PREFIX):
-            escaped = file[len(_FILE_PREFIX) :]
-            found.append((file, None if "~" in escaped else unquote(escaped, errors="replace")))
-    return found
-
-
-def deleted_in(directory: str) -> list[tuple[str, list[int]]]:
-    """Queues of the directory whose file was deleted by others while processes use them: the names, and the pids of those processes.
-
-    As far as /proc lets us look into processes: root sees all, others their own.  (One that is just being made looks the same.)
-    """
-    there = os.path.realpath(directory)
-    users: dict[tuple[int, str], set[int]] = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
-        except OSError:  # gone, or not ours to look into
-            continue
-        for descriptor in descriptors:
-            path = f"/proc/{pid}/fd/{descriptor}"
-            try:
-                if os.path.dirname(os.readlink(path)) != there:
-                    continue
-                facts = os.stat(path)
-                if facts.st_nlink or not stat.S_ISREG(facts.st_mode):
-                    continue
-                with open(path, "rb", buffering=0) as file:
-                    name = _name_if_deleted(file.read(_HEADER_BYTES))
-            except OSError:
-                continue
-            if name is not None:
-                users.setdefault((facts.st_ino, name), set()).add(int(pid))
-    return [(name, sorted(pids)) for (_, name), pids in sorted(users.items(), key=lambda each: each[0][1])]
-
-
-def _name_if_deleted(header: bytes) -> str | None:
-    """The name in the header of a file without a name, unless that is no queue or this library has removed it; see docs/layout.md."""
-    if len(header) < _HEADER_BYTES or header[:8] != _MAGIC or int.from_bytes(header[8:12], sys.byteorder) != lib.ringbuf_layout_version():
-        return None
-    if int.from_bytes(header[2588:2592], sys.byteorder):
-        return None
-    size = min(int.from_bytes(header[680:688], sys.byteorder), 1024)
-    return header[688 : 688 + size].decode(errors="replace")
-
-
-def collect(*, directory: str | None = None) -> int:
+def collect(*, permissions: int = 0, directory: str | None = None) -> int:
+    """How many were removed.  With any permissions, also other users'."""
     removed = ffi.new("uint64_t *")
     _guard_truncation()
-    check(lib.ringbuf_collect(removed, _Options(directory=directory).struct), directory=directory)
+    options = _Options(directory=directory, permissions=permissions)
+    status = lib.ringbuf_collect(removed, options.struct)
+    if status == lib.RINGBUF_E_NO_DIRECTORY:
+        raise _no_directory(directory or default_directory())
+    check(status, directory=directory)
     return int(removed[0])
 
 
@@ -340,7 +298,7 @@ def warn_of_deletion(name: str, path: bytes) -> None:
 
 
 def name_of(handle: Any) -> str:
-    return bytes(ffi.string(lib.ringbuf_name(handle))).decode()
+    return _text_of(bytes(ffi.string(lib.ringbuf_name(handle))))
 
 
 def path_of(handle: Any) -> str:
@@ -348,11 +306,12 @@ def path_of(handle: Any) -> str:
 
 
 class Info:
-    """ringbuf_info in Python's types."""
+    """ringbuf_info in Python's types: of a handle, or what was found out without one."""
 
-    def __init__(self, handle: Any) -> None:
-        info = ffi.new("ringbuf_info *")
-        check(lib.ringbuf_get_info(handle, info))
+    def __init__(self, handle: Any, info: Any = None) -> None:
+        if info is None:
+            info = ffi.new("ringbuf_info *")
+            check(lib.ringbuf_get_info(handle, info))
         self.id = bytes(info.id).hex()
         self.capacity = int(info.capacity_bytes)
         self.maxsize = int(info.max_items)
@@ -388,6 +347,10 @@ def has_room(handle: Any, size: int) -> bool:
 def stats(handle: Any) -> dict[str, int]:
     values = ffi.new("ringbuf_stats *")
     check(lib.ringbuf_get_stats(handle, values), handle=handle)
+    return _stats_of(values)
+
+
+def _stats_of(values: Any) -> dict[str, int]:
     return {field: int(getattr(values, field)) for field, _ in ffi.typeof("ringbuf_stats").fields}
 
 
@@ -420,6 +383,164 @@ def peers(handle: Any) -> list[dict[str, Any]]:
     ]
 
 
+# ---- looking from outside: nothing is attached to, locked, opened that is no plain file, or changed ----
+
+_CONDITIONS = {
+    lib.RINGBUF_SOUND: "sound",
+    lib.RINGBUF_DAMAGED: "damaged",
+    lib.RINGBUF_OTHER_LAYOUT: "other layout",
+    lib.RINGBUF_NO_QUEUE: "no queue",
+    lib.RINGBUF_NO_FILE: "no file",
+    lib.RINGBUF_UNREADABLE: "unreadable",
+}
+_FILE_TYPES = {
+    lib.RINGBUF_FILE: "file",
+    lib.RINGBUF_FOLDER: "folder",
+    lib.RINGBUF_LINK: "symbolic link",
+    lib.RINGBUF_FIFO: "FIFO",
+    lib.RINGBUF_SOCKET: "socket",
+    lib.RINGBUF_DEVICE: "device",
+}
+
+
+class Observation:
+    """ringbuf_observation in Python's types: what lies where a queue's file would be.  Whoever made it may have written anything there."""
+
+    def __init__(self, directory: str, seen: Any, info: Any, stats: Any) -> None:
+        self.file = os.fsdecode(ffi.string(seen.file_name))  #: without its directory
+        self.path = os.path.join(directory, self.file)
+        self.condition = _CONDITIONS[seen.condition]
+        self.file_type = _FILE_TYPES[seen.file_type]
+        self.uid = int(seen.user)
+        self.mode = int(seen.mode)
+        self.file_bytes = int(seen.file_bytes)
+        self.memory_bytes = int(seen.memory_bytes)
+        self.is_attached = bool(seen.presence != lib.RINGBUF_NOBODY)
+        self.is_deleted = bool(seen.unlinked == lib.RINGBUF_DELETED)
+        self.layout = int(seen.layout_version)
+        self.other_byte_order = bool(seen.other_byte_order)
+        self.handles, self.dead, self.processes = int(seen.handles), int(seen.dead), int(seen.processes)
+        self.info = Info(None, info) if info.max_participants else None
+        self.stats = _stats_of(stats) if self.condition == "sound" else None
+        #: The name in the queue itself; None if that cannot be read.
+        self.own_name = _text_of(ffi.unpack(seen.name, seen.name_bytes)) if seen.name_bytes else None
+        self.is_misplaced = bool(seen.misplaced)  #: that name does not lead here
+        #: The name that leads here, as far as can be told: of a long one the file name tells only the beginning.
+        self.name = self.own_name if self.own_name is not None and not self.is_misplaced else _name_of_file(self.file)
+
+    @property
+    def is_usable(self) -> bool:
+        """A queue that can be attached to by its name, by those whom its file lets."""
+        return self.condition == "sound" and not self.is_misplaced
+
+    def problem(self) -> str | None:
+        """In words, if it is not usable; nothing in them needs to be escaped."""
+        if self.condition == "sound":
+            return f"holds the queue {safe(repr(self.own_name))}, which nobody finds under this file name" if self.is_misplaced else None
+        if self.condition == "damaged":
+            if self.info is None or self.file_bytes >= self.info.file_bytes:
+                return "is damaged: something wrote over it"
+            return f"is damaged: it was truncated to {self.file_bytes:,} of {self.info.file_bytes:,} bytes"
+        if self.condition == "other layout":
+            order = ", from a machine with another byte order" if self.other_byte_order else ""
+            layout = lib.ringbuf_layout_version()
+            return f"was made by another version of this library (layout {self.layout}{order}); this one reads layout {layout}"
+        if self.condition == "no queue":
+            return f"is no queue but {f'a file of {human_bytes(self.file_bytes)}' if self.file_bytes else 'an empty file'}"
+        if self.condition == "no file":
+            return f"is no queue but a {self.file_type}"
+        return f"belongs to {login_name(self.uid)}, and this user may not read it"
+
+
+def _name_of_file(file: str) -> str | None:
+    from urllib.parse import unquote_to_bytes  # here: few need it, and it is slow to import
+
+    escaped = file[len(_FILE_PREFIX) :]
+    return None if "~" in escaped or not escaped else _text_of(unquote_to_bytes(os.fsencode(escaped)))
+
+
+def _observe(directory: str, look: Callable[[Any, Any, Any], int]) -> Observation | None:
+    seen, info, stats = ffi.new("ringbuf_observation *"), ffi.new("ringbuf_info *"), ffi.new("ringbuf_stats *")
+    seen.struct_bytes = ffi.sizeof("ringbuf_observation")
+    status = look(seen, info, stats)
+    if status in (lib.RINGBUF_E_NOT_FOUND, lib.RINGBUF_E_NO_DIRECTORY):
+        return None
+    check(status, directory=directory)
+    return Observation(directory, seen, info, stats)
+
+
+def observe(name: str, *, directory: str | None = None) -> Observation | None:
+    """What lies where the file of the queue of that name would be; None: nothing."""
+    options = _Options(directory=directory)
+    encoded = _bytes_of(name)
+    return _observe(directory or default_directory(), lambda *out: int(lib.ringbuf_observe(*out, encoded, options.struct)))
+
+
+def observe_file(directory: str, file: str) -> Observation | None:
+    path = os.fsencode(os.path.join(directory, file))
+    return _observe(directory, lambda *out: int(lib.ringbuf_observe_file(*out, path)))
+
+
+def observe_all(directory: str) -> list[Observation]:
+    """Everything in the directory that is called as queues' files are.  (Others come and go meanwhile.)"""
+    try:
+        files = sorted(os.listdir(directory))
+    except PermissionError:
+        raise errors.QueueAccessDenied(
+            errno.EACCES, f"{safe(directory)} cannot be listed by this user: permission denied"
+        ) from None
+    except OSError:
+        raise _no_directory(directory) from None
+    found = (observe_file(directory, file) for file in files if file.startswith(_FILE_PREFIX))
+    return [observation for observation in found if observation is not None]
+
+
+def _no_directory(directory: str) -> Exception:
+    error = errors.QueueNoDirectory(
+        errno.ENOTDIR, f"{safe(directory)} is no directory that holds queues; name one in SAGE_QUEUE_DIR, or unset it for /dev/shm"
+    )
+    error.code = lib.RINGBUF_E_NO_DIRECTORY
+    return error
+
+
+def deleted_in(directory: str) -> list[tuple[str, list[int]]]:
+    """Queues of the directory whose file was deleted by others while processes use them: the names, and the pids of those processes.
+
+    As far as /proc lets us look into processes: root sees all, others their own.  (One that is just being made looks the same.)
+    """
+    there = os.path.realpath(directory)
+    users: dict[tuple[int, str], set[int]] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:  # gone, or not ours to look into
+            continue
+        for descriptor in descriptors:
+            path = f"/proc/{pid}/fd/{descriptor}"
+            try:
+                if os.path.dirname(os.readlink(path)) != there:
+                    continue
+                facts = os.stat(path)
+                if facts.st_nlink or not stat.S_ISREG(facts.st_mode):
+                    continue
+                name = _name_if_deleted(directory, path)
+            except (OSError, errors.SageQueueError):
+                continue
+            if name is not None:
+                users.setdefault((facts.st_ino, name), set()).add(int(pid))
+    return [(name, sorted(pids)) for (_, name), pids in sorted(users.items(), key=lambda each: each[0][1])]
+
+
+def _name_if_deleted(directory: str, path: str) -> str | None:
+    """The name of the queue in a file without a name, unless it is no queue or this library has removed it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        found = _observe(directory, lambda *out: int(lib.ringbuf_observe_fd(*out, fd)))
+    finally:
+        os.close(fd)
+    return found.own_name if found is not None and found.is_deleted else None
+
+
 def shut_down(handle: Any, immediate: bool) -> None:
     check(lib.ringbuf_shutdown(handle, 1 if immediate else 0), handle=handle)
 
@@ -448,10 +569,12 @@ def error_of(
             f"the file of queue {name_of(handle)!r}, {path_of(handle)}, was truncated while it was in use, and what was in it is "
             "lost; close the queue, remove it with destroy_queue() or `sage-queue rm`, and create it anew"
         )
+    elif name is not None and (obstacle := _obstacle(status, name, directory)) is not None:
+        error = obstacle
     elif make is None:
         error = errors.SageQueueError(_text(status))
     else:
-        directory = directory or default_directory()
+        directory = safe(directory or default_directory())
         error = make(status, "a queue without a name" if name is None else f"queue {name!r}", directory, needed, info)
     if isinstance(error, errors.SageQueueError):
         error.code = status
@@ -474,6 +597,63 @@ def _free_bytes(directory: str) -> str:
     except OSError:
         return "an unknown number of bytes"
     return human_bytes(facts.f_bavail * facts.f_frsize)
+
+
+def _obstacle(status: int, name: str, directory: str | None) -> Exception | None:
+    """The error for a name under which something else lies than a queue of this user's, or a damaged one; None: nothing to be seen."""
+    if status not in (lib.RINGBUF_E_CORRUPT, lib.RINGBUF_E_ACCESS, lib.RINGBUF_E_VERSION, lib.RINGBUF_E_GONE):
+        return None
+    directory = directory or default_directory()
+    try:
+        found = observe(name, directory=directory)
+    except (errors.SageQueueError, OSError, ValueError):
+        return None
+    if found is not None and found.file_type == "file" and status == lib.RINGBUF_E_ACCESS:
+        return _of_another(name, directory, found)
+    problem = None if found is None else found.problem()
+    if found is None or problem is None or (status == lib.RINGBUF_E_GONE) != found.is_misplaced:
+        return None
+    owner = "" if found.uid == os.geteuid() else f", and belongs to {login_name(found.uid)}"
+    text = f"what lies in the place of queue {name!r}, {safe(found.path)}, {problem}{owner}; {_remedy(found, directory)}"
+    if status == lib.RINGBUF_E_CORRUPT:
+        return errors.QueueCorrupt(text)
+    if status == lib.RINGBUF_E_VERSION:
+        return errors.QueueVersionError(text)
+    if status == lib.RINGBUF_E_GONE:
+        return errors.QueueNotFound(errno.ENOENT, text)
+    return errors.QueueAccessDenied(errno.EACCES, text) if found.condition == "no file" else None
+
+
+def _of_another(name: str, directory: str, found: Observation) -> Exception | None:
+    """The error for a queue of another user's; None: that is not the reason."""
+    if found.uid == os.geteuid() or not os.access(directory, os.W_OK):
+        return None
+    mode = f"{found.mode & 0o777:#o}".replace("0o", "0")
+    if os.access(found.path, os.R_OK | os.W_OK):
+        remedy = f"to use it, and trust that user with what is in it, open it with permissions=0o{mode[1:]}"
+    else:
+        remedy = "let that user create it with permissions=0o660 and open it with the same"
+    return errors.QueueAccessDenied(
+        errno.EACCES,
+        f"queue {name!r} in {safe(directory)} is not ours to use: permission denied, for its file, of mode {mode}, belongs to another user, "
+        f"{login_name(found.uid)}; {remedy}, or take another name",
+    )
+
+
+def _remedy(found: Observation, directory: str) -> str:
+    """What helps against something that lies in the place of a queue."""
+    try:
+        facts = os.stat(directory)
+        is_sticky = bool(facts.st_mode & stat.S_ISVTX)
+    except OSError:
+        return "take another name"
+    if is_sticky and os.geteuid() not in (0, found.uid, facts.st_uid):
+        return "only that user and root can remove it there; take another name, or a directory of your own in SAGE_QUEUE_DIR"
+    if found.condition == "no file" or found.is_misplaced:
+        return "remove it by hand, or take another name"
+    if found.condition == "other layout":
+        return "use the same version everywhere, or remove it with destroy_queue() or `sage-queue rm`"
+    return "remove it with destroy_queue() or `sage-queue rm`, or take another name"
 
 
 def _too_large(status: int, what: str, directory: str, needed: int, info: Info) -> Exception:

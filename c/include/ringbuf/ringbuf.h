@@ -226,6 +226,7 @@ typedef struct ringbuf_observation {
     uint32_t name_bytes;       /* 0: the name cannot be read */
     uint8_t id[16];
     char name[1032];           /* ends with a zero byte; may hold any other */
+    char file_name[256];       /* of the file, without its directory; empty after ringbuf_observe_fd */
 } ringbuf_observation;
 
 /** One attached participant. */
