@@ -1,6 +1,7 @@
 /* test_observe.c — floor 4: looking at a queue's file from outside: what it tells, and that it changes nothing. */
 #include "support.h"
 
+#include "points.h"
 #include "segment.h"
 
 #include <pthread.h>
@@ -326,6 +327,46 @@ static void test_a_file_that_is_truncated_at_the_same_time_ends_nobody(void)
     ASSERT_OK(ringbuf_unlink_name("q", NULL));
 }
 
+#ifdef RBI_TEST_POINTS
+static uint32_t looks;
+
+/** As a process that moves something between any two looks: the file's cursors are never twice the same. */
+static void move_a_cursor(enum rbi_point point)
+{
+    if (point != RBI_POINT_reclaimed) return;
+    uint64_t number = ++looks;
+    write_at(path_of("ringbuf.q"), offsetof(struct rbi_header, order.zero), &number, sizeof number);
+}
+#endif
+
+static void test_a_ring_that_never_stands_still_is_counted_by_its_cursors_and_one_that_does_is_damaged(void)
+{
+#ifndef RBI_TEST_POINTS
+    TEST_IGNORE_MESSAGE("in the build with test points only");
+#else
+    ringbuf *rb = create("q", 8, 0);
+    ringbuf_message message = {.buffer = NULL};
+    uint8_t buffer[100];
+    size_t size;
+    for (int i = 0; i < 5; i++) put_bytes(rb, 20);
+    ASSERT_OK(ringbuf_get(rb, &size, buffer, sizeof buffer, 0)); /* released: reclaim passes it in each copy */
+    ASSERT_OK(ringbuf_take(rb, &message, 0));
+    ASSERT_OK(ringbuf_nack(rb, &message)); /* so that the records are walked */
+    rb->ring.lanes[0].slots[2].word = 0; /* one of them is no record */
+    struct look look = look_at("q");
+    TEST_ASSERT_EQUAL_UINT32(RINGBUF_DAMAGED, look.observation.condition);
+    looks = 0;
+    rbi_point_hook = move_a_cursor;
+    look = look_at("q");
+    rbi_point_hook = NULL;
+    TEST_ASSERT_GREATER_THAN_UINT32(1, looks);
+    TEST_ASSERT_EQUAL_UINT32(RINGBUF_SOUND, look.observation.condition);
+    TEST_ASSERT_EQUAL_UINT64(3, look.stats.items); /* tail - head: what was given back is behind head */
+    ASSERT_OK(ringbuf_unlink(rb));
+    ringbuf_free(rb);
+#endif
+}
+
 /* ---- what is no queue, or no good one ---- */
 
 static void test_what_is_no_file_is_named_and_not_opened(void)
@@ -579,6 +620,7 @@ int main(void)
     RUN_TEST(test_no_look_leaks_a_descriptor);
     RUN_TEST(test_a_queue_whose_messages_move_is_never_told_to_be_damaged);
     RUN_TEST(test_a_file_that_is_truncated_at_the_same_time_ends_nobody);
+    RUN_TEST(test_a_ring_that_never_stands_still_is_counted_by_its_cursors_and_one_that_does_is_damaged);
     RUN_TEST(test_what_is_no_file_is_named_and_not_opened);
     RUN_TEST(test_a_file_that_is_no_queue_is_told_from_a_damaged_one);
     RUN_TEST(test_a_truncated_queue_is_damaged_and_its_name_and_sizes_are_told);

@@ -636,6 +636,8 @@ bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size)
     return find(arena, &search, load_parts(arena)) != arena->blocks;
 }
 
+uint64_t rbi_arena_parts(const struct rbi_arena *arena) { return arena->blocks ? load_parts(arena) : 0; }
+
 void rbi_arena_count(struct rbi_arena *arena, struct rbi_arena_census *census)
 {
     *census = (struct rbi_arena_census){0};

@@ -113,6 +113,9 @@ void rbi_arena_free_without_pages(struct rbi_arena *arena, const struct rbi_run 
 /** Whether an allocation of `size` bytes could succeed now.  For looking before a wait. */
 bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size);
 
+/** Which parts of the table and the entries have pages: a bit for each. */
+uint64_t rbi_arena_parts(const struct rbi_arena *arena);
+
 /** What is in the arena.  Exact when nobody moves. */
 struct rbi_arena_census {
     uint64_t runs[RBI_BLOCK_REST];  /* by enum rbi_block_kind */

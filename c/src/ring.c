@@ -1067,6 +1067,17 @@ bool rbi_ring_bypass(struct rbi_ring *ring)
 
 enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items) { return count_items(ring, items, ITEMS); }
 
+uint64_t rbi_ring_count_roughly(struct rbi_ring *ring)
+{
+    uint64_t items = 0;
+    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
+        struct rbi_lane *lane = &ring->lanes[i];
+        uint64_t head = rbi_load_total64(&lane->cursors->head);
+        items += items_between(ring, head, rbi_load_total64(&lane->cursors->tail));
+    }
+    return items;
+}
+
 bool rbi_ring_may_take(struct rbi_ring *ring)
 {
     if (rbi_load_total64(&ring->order->returned) & 1) return true;

@@ -143,6 +143,9 @@ bool rbi_ring_has_room_for(struct rbi_ring *ring, uint64_t cells, uint64_t items
 /** Messages waiting.  Exact when nobody moves. */
 enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items);
 
+/** The same by the cursors alone, for a ring that cannot be walked: what was given back or voided may be counted wrongly. */
+uint64_t rbi_ring_count_roughly(struct rbi_ring *ring);
+
 /** Records of the given kinds (a bit each, 1 << RBI_KIND_…) between reclaim and tail. */
 enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, uint32_t kinds);
 

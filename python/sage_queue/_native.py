@@ -286,7 +286,7 @@ def warn_of_deletion(name: str, path: bytes) -> None:
     import warnings  # here: few need it
 
     warnings.warn(
-        f"the file of queue {name!r}, {os.fsdecode(path)}, was deleted while the queue is in use: those who are attached go on, but "
+        f"the file of queue {name!r}, {safe(os.fsdecode(path))}, was deleted while the queue is in use: those who are attached go on, but "
         "whoever opens the name now gets another queue, or none; close it everywhere, then open it again (systemd deletes a user's "
         "files in /dev/shm when he logs out, unless logind.conf says RemoveIPC=no)",
         RuntimeWarning,
@@ -566,7 +566,7 @@ def error_of(
     make = _MAKERS.get(status)
     if status == lib.RINGBUF_E_CORRUPT and handle is not None and _is_truncated(handle):
         error: Exception = errors.QueueCorrupt(
-            f"the file of queue {name_of(handle)!r}, {path_of(handle)}, was truncated while it was in use, and what was in it is "
+            f"the file of queue {name_of(handle)!r}, {safe(path_of(handle))}, was truncated while it was in use, and what was in it is "
             "lost; close the queue, remove it with destroy_queue() or `sage-queue rm`, and create it anew"
         )
     elif name is not None and (obstacle := _obstacle(status, name, directory)) is not None:
