@@ -1,16 +1,17 @@
 /* batches.c — several items with one call: `port[deadline, refuse_batch] = items` and `port[deadline, most, most_bytes, exactly]`.
  *
  * Subscripts for the reason that port.c gives.  All items are encoded before any is put.  Messages are taken, decoded, and then acknowledged
- * together: a get that raises has taken none of them. */
+ * together: a get that raises has taken none of them.
+ *
+ * What a call works with does not lie on the stack.  An object may put or get a batch while it is pickled or unpickled, and so on; Python
+ * ends that at a number of calls, which says nothing about their bytes, and the stack would end before. */
 #include "port.h"
 
 enum {
-    DRAFTS_BYTES = 16384, /* room on the stack for messages on their way in, and for those on their way out, of which */
+    DRAFTS_BYTES = 16384, /* room for small messages on their way in, and for those on their way out, of which */
     FEW = 64,             /* so many are taken together */
     MANY_ITEMS = 1024,    /* a get without a bound gives at most so many: they keep their room in the ring until all are decoded */
 };
-
-/* ---- put ---- */
 
 /** Messages on their way into the queue.  Small ones are in `written`, one behind another; the others are letters. */
 typedef struct outbox {
@@ -25,6 +26,41 @@ typedef struct outbox {
     int letters;            /* whether there are any */
     char own[DRAFTS_BYTES];
 } outbox;
+
+/** Messages that have been taken, and neither acknowledged nor given back. */
+typedef struct inbox {
+    ringbuf_message *messages;
+    size_t count, room;
+    ringbuf_message own[FEW];
+    char bytes[DRAFTS_BYTES]; /* where the small ones of those that are being decoded lie */
+} inbox;
+
+/* ---- what a call works with ---- */
+
+typedef union desk {
+    outbox out;
+    inbox in;
+} desk;
+
+static desk *spare; /* that of the last call, for the next one; or NULL */
+
+/** With anything in it.  NULL with an exception. */
+static desk *desk_take(void)
+{
+    desk *taken = spare;
+    spare = NULL;
+    if (!taken) taken = PyMem_Malloc(sizeof *taken);
+    if (!taken) PyErr_NoMemory();
+    return taken;
+}
+
+static void desk_give_back(desk *taken)
+{
+    if (spare) PyMem_Free(taken);
+    else spare = taken;
+}
+
+/* ---- put ---- */
 
 static void outbox_clear(outbox *box)
 {
@@ -124,13 +160,13 @@ static int outbox_list(const outbox *box, ringbuf_part **parts, size_t **part_co
 static ringbuf_status put_all(ringbuf *rb, const ringbuf_part *parts, const size_t *part_counts, size_t count, size_t bytes,
                               int64_t deadline_ns, int *raised)
 {
-    int64_t until_ns = 0;
+    int64_t until_ns = 0, slice_ns = 0;
     for (;;) {
         PyThreadState *state = until_ns || bytes > MANY_BYTES ? PyEval_SaveThread() : NULL;
         ringbuf_status status = ringbuf_put_all_parts(rb, parts, part_counts, count, until_ns);
         if (state) PyEval_RestoreThread(state);
         if (status == RINGBUF_OK || !port_goes_on(rb, status, until_ns, deadline_ns, raised)) return status;
-        until_ns = port_next_look(deadline_ns);
+        until_ns = port_next_look(deadline_ns, &slice_ns);
     }
 }
 
@@ -177,7 +213,7 @@ static int put_outbox(port *self, const outbox *box, PyObject *refuse_batch, int
     PyMem_Free(parts);
     PyMem_Free(part_counts);
     if (!raised && status != RINGBUF_OK) {
-        port_refuse(self, status, 1, deadline_ns, box->largest);
+        port_refuse(self, status, 1, deadline_ns, status == RINGBUF_E_NO_SPACE ? box->bytes : box->largest);
         raised = 1;
     }
     if (raised && put) note_put_items(put);
@@ -192,30 +228,28 @@ int port_put_items(port *self, PyObject *key, PyObject *items)
     /* Before anything is reserved: a generator may take its time, and may raise. */
     items = PyList_CheckExact(items) || PyTuple_CheckExact(items) ? Py_NewRef(items) : PySequence_List(items);
     if (!items) return -1;
-    outbox box; /* not initialised as a whole: most of it is room */
-    draft_init(&box.written, box.own, sizeof box.own);
-    box.messages = NULL;
-    box.count = box.room = box.parts = box.largest = box.bytes = 0;
-    box.letters = 0;
-    int result = outbox_fill(self, &box, items);
-    if (result == 0) result = put_outbox(self, &box, refuse_batch, deadline_ns);
-    outbox_clear(&box);
+    desk *taken = desk_take();
+    int result = -1;
+    if (taken) {
+        outbox *box = &taken->out; /* not initialised as a whole: most of it is room */
+        draft_init(&box->written, box->own, sizeof box->own);
+        box->messages = NULL;
+        box->count = box->room = box->parts = box->largest = box->bytes = 0;
+        box->letters = 0;
+        result = outbox_fill(self, box, items);
+        if (result == 0) result = put_outbox(self, box, refuse_batch, deadline_ns);
+        outbox_clear(box);
+        desk_give_back(taken);
+    }
     Py_DECREF(items);
     return result;
 }
 
 /* ---- get ---- */
 
-/** Messages that have been taken, and neither acknowledged nor given back. */
-typedef struct inbox {
-    ringbuf_message *messages;
-    size_t count, room;
-    ringbuf_message own[FEW];
-} inbox;
-
 /** Take up to `most` more messages behind those that there are, waiting for the first until `deadline_ns` (0: not at all).  Their bytes
- *  go into `bytes`.  RINGBUF_E_NO_MEMORY without an exception.  *raised with one. */
-static ringbuf_status inbox_take(port *self, inbox *box, size_t most, size_t most_bytes, char *bytes, int64_t deadline_ns, int *raised)
+ *  go into box->bytes.  RINGBUF_E_NO_MEMORY without an exception.  *raised with one. */
+static ringbuf_status inbox_take(port *self, inbox *box, size_t most, size_t most_bytes, int64_t deadline_ns, int *raised)
 {
     if (box->room - box->count < most) {
         size_t room = 2 * box->room + FEW;
@@ -228,12 +262,12 @@ static ringbuf_status inbox_take(port *self, inbox *box, size_t most, size_t mos
     }
     ringbuf_message *to = box->messages + box->count;
     size_t count = 0;
-    int64_t until_ns = 0;
-    ringbuf_status status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, 0);
+    int64_t until_ns = 0, slice_ns = 0;
+    ringbuf_status status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, box->bytes, DRAFTS_BYTES, 0);
     while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
-        until_ns = port_next_look(deadline_ns);
+        until_ns = port_next_look(deadline_ns, &slice_ns);
         PyThreadState *state = PyEval_SaveThread();
-        status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, bytes, DRAFTS_BYTES, until_ns);
+        status = ringbuf_take_many(self->rb, to, &count, most, most_bytes, box->bytes, DRAFTS_BYTES, until_ns);
         PyEval_RestoreThread(state);
     }
     box->count += count;
@@ -245,20 +279,6 @@ static void inbox_return(port *self, inbox *box, size_t from)
 {
     ringbuf_return_all(self->rb, box->messages + from, box->count - from);
     box->count = from;
-}
-
-/** Bury those from the one with this number on that were taken too often.  0, or -1 with an exception. */
-static int inbox_bury(port *self, inbox *box, size_t from)
-{
-    size_t kept = from;
-    int result = 0;
-    for (size_t number = from; number < box->count; number++) {
-        ringbuf_message *message = &box->messages[number];
-        if (result == 0 && message->attempts > self->max_attempts) result = port_bury(self, message); /* which ends it in any case */
-        else box->messages[kept++] = *message;
-    }
-    box->count = kept;
-    return result;
 }
 
 /** Decode the messages from the one with this number on and append them to `items`.  Returns how many are left when one could not be
@@ -277,7 +297,7 @@ static size_t inbox_decode(port *self, const inbox *box, size_t from, PyObject *
 /** The message with this number could not be decoded, and it is its own fault: end it as a get() does. */
 static void inbox_drop(port *self, inbox *box, size_t number)
 {
-    if (self->max_attempts) ringbuf_nack(self->rb, &box->messages[number]);
+    if (self->counts_attempts) ringbuf_nack(self->rb, &box->messages[number]);
     else ringbuf_ack(self->rb, &box->messages[number]);
     box->count--;
     memmove(box->messages + number, box->messages + number + 1, (box->count - number) * sizeof *box->messages);
@@ -286,16 +306,14 @@ static void inbox_drop(port *self, inbox *box, size_t number)
 /** Fill `items`.  On success all of them are taken and none is acknowledged.  -1 with an exception: none is taken. */
 static int get_into(port *self, inbox *box, PyObject *items, size_t most, size_t most_bytes, int exactly, int64_t deadline_ns)
 {
-    char bytes[DRAFTS_BYTES];
     ringbuf_status status = RINGBUF_OK;
     int raised = 0;
     size_t bytes_left = most_bytes;
     while (box->count < most && (box->count == 0 || bytes_left) && !raised) {
         size_t from = box->count, asked = most - from < FEW ? most - from : FEW;
-        status = inbox_take(self, box, asked, bytes_left, bytes, from ? 0 : deadline_ns, &raised);
+        status = inbox_take(self, box, asked, bytes_left, from ? 0 : deadline_ns, &raised);
         if (status != RINGBUF_OK || raised) break;
         size_t taken = box->count - from;
-        if (self->max_attempts && inbox_bury(self, box, from) < 0) raised = 1;
         for (size_t number = from; number < box->count && most_bytes != SIZE_MAX; number++) {
             size_t size = box->messages[number].size;
             if (size > bytes_left && number) { /* it came although it is too large: one is always taken */
@@ -341,20 +359,25 @@ PyObject *port_get_items(port *self, PyObject *key)
     size_t most = most_items == Py_None ? MANY_ITEMS : PyLong_AsSize_t(most_items);
     size_t bytes = most_bytes == Py_None ? SIZE_MAX : PyLong_AsSize_t(most_bytes);
     PyObject *items = PyErr_Occurred() ? NULL : PyList_New(0);
-    if (!items) return NULL;
-    inbox box; /* not initialised as a whole: most of it is room */
-    box.messages = box.own;
-    box.count = 0;
-    box.room = FEW;
-    if (get_into(self, &box, items, most, bytes, exactly, deadline_ns) < 0) {
+    desk *taken = items ? desk_take() : NULL;
+    if (!taken) {
+        Py_XDECREF(items);
+        return NULL;
+    }
+    inbox *box = &taken->in; /* not initialised as a whole: most of it is room */
+    box->messages = box->own;
+    box->count = 0;
+    box->room = FEW;
+    if (get_into(self, box, items, most, bytes, exactly, deadline_ns) < 0) {
         Py_CLEAR(items);
     } else {
-        ringbuf_status status = ringbuf_ack_all(self->rb, box.messages, box.count);
+        ringbuf_status status = ringbuf_ack_all(self->rb, box->messages, box->count);
         if (status != RINGBUF_OK) { /* closed while we decoded: that gave the messages back */
             Py_CLEAR(items);
             port_refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, deadline_ns, 0);
         }
     }
-    if (box.messages != box.own) PyMem_Free(box.messages);
+    if (box->messages != box->own) PyMem_Free(box->messages);
+    desk_give_back(taken);
     return items;
 }

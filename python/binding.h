@@ -36,6 +36,7 @@ typedef struct block {
     PyObject_HEAD
     enum block_kind kind;
     int readonly;
+    int over;                        /* what lies here is not ours to look at any more: no new views */
     char *data;
     Py_ssize_t size;
     Py_ssize_t exports;              /* how many look at it */
@@ -63,8 +64,15 @@ block *block_of_reservation(ringbuf *rb, const ringbuf_reservation *reservation)
 /** `object` as a block with this reservation still open.  NULL with an exception. */
 block *block_reserved(PyObject *object);
 
-/** The message is done: kept for those who still look at it, acknowledged if nobody does.  `lying` may be NULL. */
+/** The message is done: kept for those who still look at it, acknowledged if nobody does.  `lying` may be NULL, here and below.  Whatever
+ *  the answer, who looks at it from now on looks at a kept message, or is refused. */
 ringbuf_status block_finish(ringbuf *rb, const ringbuf_message *message, block *lying);
+
+/** The message goes back to the queue, and who wants to look at it from now on is refused. */
+ringbuf_status block_give_back(ringbuf *rb, const ringbuf_message *message, block *lying);
+
+/** The message is another's by now.  Who looks at it already keeps the memory mapped, no more. */
+void block_end_views(block *lying);
 
 /** The reservation has been committed: what looks at it keeps the memory mapped, no more. */
 void block_committed(block *self);
@@ -119,7 +127,8 @@ void plain_names_clear(plain_names *names);
 
 /* ---- frame.c ---- */
 
-/** A message on its way into the queue: its parts, and what they lie in.  Made by letter_*(), ended by letter_clear(). */
+/** A message on its way into the queue: its parts, and what they lie in.  Made by letter_of_*(), ended by letter_clear().  One whose
+ *  making failed holds nothing, and needs no clearing. */
 typedef struct letter {
     const ringbuf_part *parts;
     size_t count;
@@ -143,7 +152,7 @@ int letter_of_buffer(letter *made, PyObject *item, const char *refusal);
 /** The message is the content of `item`, a bytes or bytearray, behind a head.  0, or -1 with an exception. */
 int letter_of_content(letter *made, PyObject *item);
 
-/** The message is this pickle (a reference is taken over), and these buffers behind it.  0, or -1 with an exception. */
+/** The message is this pickle (a reference is taken over, also on failure), and these buffers behind it.  0, or -1 with an exception. */
 int letter_of_frame(letter *made, PyObject *pickle, PyObject *buffers);
 
 void letter_clear(letter *made);

@@ -82,21 +82,40 @@ block *block_reserved(PyObject *object)
 
 ringbuf_status block_finish(ringbuf *rb, const ringbuf_message *message, block *lying)
 {
-    if (!lying || lying->kind != BLOCK_PINNED || lying->exports == 0) return ringbuf_ack(rb, message);
+    if (!lying || lying->kind != BLOCK_PINNED) return ringbuf_ack(rb, message);
+    if (lying->exports == 0) {
+        block_end_views(lying); /* somebody may have kept the block itself, and the next message may lie there as soon as this is acknowledged */
+        return ringbuf_ack(rb, message);
+    }
     ringbuf_status status = ringbuf_keep(rb, message);
     if (status == RINGBUF_OK) {
         lying->kind = BLOCK_KEPT;
         ringbuf_unpin(rb);
+    } else {
+        block_end_views(lying);
     }
     return status;
+}
+
+ringbuf_status block_give_back(ringbuf *rb, const ringbuf_message *message, block *lying)
+{
+    block_end_views(lying);
+    return ringbuf_nack(rb, message);
+}
+
+void block_end_views(block *lying)
+{
+    if (!lying || lying->kind != BLOCK_PINNED) return;
+    lying->over = 1;
+    if (lying->exports) return;
+    lying->kind = BLOCK_OVER;
+    ringbuf_unpin(lying->rb);
 }
 
 void block_committed(block *self)
 {
     self->kind = BLOCK_PINNED;
-    if (self->exports) return;
-    self->kind = BLOCK_OVER;
-    ringbuf_unpin(self->rb);
+    block_end_views(self);
 }
 
 PyObject *block_view(block *self) { return PyMemoryView_FromObject((PyObject *)self); }
@@ -119,7 +138,7 @@ static void block_dealloc(PyObject *object)
 static int block_getbuffer(PyObject *object, Py_buffer *view, int flags)
 {
     block *self = (block *)object;
-    if (self->kind == BLOCK_OVER) {
+    if (self->over) {
         view->obj = NULL;
         PyErr_SetString(PyExc_BufferError, "this memory is the queue's again");
         return -1;

@@ -54,10 +54,21 @@ void letter_of_bytes(letter *made, PyObject *bytes)
     set_own(made, 0, PyBytes_AsString(bytes), made->size);
 }
 
-/** Look at an item as bytes.  PyBUF_FORMAT only to notice pointers; some arrays have no format and yet good bytes. */
+/** Whether the exception that is set says that an object has no view of the kind that it was asked for.  Others are no answer, and stay
+ *  set: no memory, or what a signal handler has raised in a __buffer__() that is written in Python. */
+static int is_about_view(void)
+{
+    return PyErr_ExceptionMatches(PyExc_BufferError) || PyErr_ExceptionMatches(PyExc_ValueError) ||
+           PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_RuntimeError);
+}
+
+/** Look at an item as bytes.  PyBUF_FORMAT only to notice pointers; some arrays have no format and yet good bytes.  0, or -1 with an
+ *  exception, and view->obj is NULL. */
 static int look_at(PyObject *item, Py_buffer *view)
 {
     if (PyObject_GetBuffer(item, view, PyBUF_ND | PyBUF_FORMAT) < 0) {
+        view->obj = NULL;
+        if (!is_about_view()) return -1;
         PyErr_Clear();
         if (PyObject_GetBuffer(item, view, PyBUF_ND) == 0) return 0;
         view->obj = NULL;
@@ -83,7 +94,7 @@ int letter_of_buffer(letter *made, PyObject *item, const char *refusal)
         return -1;
     }
     if (look_at(item, &made->view) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_TypeError)) return -1;
+        if (PyErr_ExceptionMatches(PyExc_TypeError) || !is_about_view()) return -1;
         PyErr_Clear(); /* not contiguous: then as bytes() has it */
         PyObject *bytes = PyBytes_FromObject(item);
         if (!bytes) return -1;
@@ -124,6 +135,7 @@ int letter_of_frame(letter *made, PyObject *pickle, PyObject *buffers)
     size_t head_bytes = FRAME_HEAD_BYTES + 8 * (size_t)count, part_bytes = (2 + 2 * (size_t)count) * sizeof(ringbuf_part);
     struct frame *frame = PyMem_Malloc(sizeof(struct frame) + count * sizeof(Py_buffer) + part_bytes + head_bytes);
     if (!frame) {
+        letter_clear(made);
         PyErr_NoMemory();
         return -1;
     }
@@ -141,7 +153,10 @@ int letter_of_frame(letter *made, PyObject *pickle, PyObject *buffers)
     add_part(made, PyBytes_AsString(pickle), (size_t)pickle_bytes);
     for (uint32_t number = 0; number < count; number++) {
         Py_buffer *view = &frame->views[number];
-        if (PyObject_GetBuffer(PyList_GetItem(buffers, number), view, PyBUF_ANY_CONTIGUOUS) < 0) return -1;
+        if (PyObject_GetBuffer(PyList_GetItem(buffers, number), view, PyBUF_ANY_CONTIGUOUS) < 0) {
+            letter_clear(made);
+            return -1;
+        }
         frame->held++;
         uint64_t bytes = (uint64_t)view->len;
         memcpy(frame->head + FRAME_HEAD_BYTES + 8 * (size_t)number, &bytes, 8);
@@ -166,6 +181,7 @@ static PyObject *gather(PyObject *buffers, PyObject *buffer)
 {
     Py_buffer view;
     if (PyObject_GetBuffer(buffer, &view, PyBUF_ANY_CONTIGUOUS) < 0) {
+        if (!is_about_view()) return NULL;
         PyErr_Clear(); /* the pickler knows what to say about it */
         Py_RETURN_TRUE;
     }
@@ -209,6 +225,10 @@ static PyObject *load(PyObject *loads, PyObject *pickle, PyObject *buffers)
     return item;
 }
 
+/** The memory may be shared, and written by others at this moment: what was read is what is checked and used, and the compiler must not
+ *  read it a second time instead. */
+#define READ_ONCE(variable) __asm__ volatile("" : "+r"(variable))
+
 PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObject *whole)
 {
     uint32_t count;
@@ -217,6 +237,8 @@ PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObjec
     if (memcmp(data + 1, zeros, 3)) return malformed("unknown flags");
     memcpy(&count, data + 4, 4);
     memcpy(&pickle_bytes, data + 8, 8);
+    READ_ONCE(count);
+    READ_ONCE(pickle_bytes);
     if (count > (end - FRAME_HEAD_BYTES) / 8) return malformed("more buffers than it can hold");
     uint64_t position = FRAME_HEAD_BYTES + 8 * (uint64_t)count;
     if (pickle_bytes > end - position) return malformed("its pickle is longer than itself");
@@ -227,6 +249,7 @@ PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObjec
     for (uint32_t number = 0; buffers && number < count; number++) {
         uint64_t bytes;
         memcpy(&bytes, data + FRAME_HEAD_BYTES + 8 * (size_t)number, 8);
+        READ_ONCE(bytes);
         position = aligned(position);
         if (position > end || bytes > end - position) why = "a buffer reaches beyond its end";
         PyObject *view = why ? NULL : PySequence_GetSlice(whole, (Py_ssize_t)position, (Py_ssize_t)(position + bytes));

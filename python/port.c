@@ -18,9 +18,11 @@ int sage_install_port(void);
 
 enum {
     CONTENT_BYTES = 256,     /* from this size on, bytes and bytearrays are put as they are and not pickled: 0.5 us less */
-    LOOK_NS = 100000000,     /* a wait looks for signals at least this often */
+    LOOK_NS = 100000000,     /* a wait looks for signals after so long, then after twice as long, and so on, */
     DRAFT_BYTES = 1024,      /* plain data up to this size is written down on the stack */
 };
+
+static const int64_t look_most_ns = 4000000000; /* and at least this often */
 
 static PyObject *protocol, *callback_name, *torch_name; /* 5, ("buffer_callback",), "torch" */
 
@@ -28,18 +30,17 @@ static PyObject *port_new(PyTypeObject *type, PyObject *arguments, PyObject *key
 {
     (void)keywords;
     unsigned long long address;
-    unsigned int max_attempts;
     int framed, views, writable;
-    PyObject *handle, *dumps, *with_torch, *loads, *refuse, *failed, *bury;
-    if (!PyArg_ParseTuple(arguments, "OKpOOOOOOIpp", &handle, &address, &framed, &dumps, &with_torch, &loads, &refuse, &failed, &bury,
-                          &max_attempts, &views, &writable))
+    PyObject *handle, *dumps, *with_torch, *loads, *refuse, *failed;
+    if (!PyArg_ParseTuple(arguments, "OKpOOOOOpp", &handle, &address, &framed, &dumps, &with_torch, &loads, &refuse, &failed, &views,
+                          &writable))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     port *made = (port *)allocate(type, 0);
     if (!made) return NULL;
     made->rb = (ringbuf *)(uintptr_t)address;
     ringbuf_info info;
-    if (ringbuf_get_info(made->rb, &info) != RINGBUF_OK) info.ring_message_bytes = info.max_message_bytes = SIZE_MAX;
+    if (ringbuf_get_info(made->rb, &info) != RINGBUF_OK) info = (ringbuf_info){.ring_message_bytes = SIZE_MAX, .max_message_bytes = SIZE_MAX};
     made->ring_bytes = info.ring_message_bytes;
     made->most_bytes = info.max_message_bytes;
     made->handle = Py_NewRef(handle);
@@ -49,8 +50,7 @@ static PyObject *port_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     made->loads = Py_NewRef(loads);
     made->refuse = Py_NewRef(refuse);
     made->failed = Py_NewRef(failed);
-    made->bury = Py_NewRef(bury);
-    made->max_attempts = max_attempts;
+    made->counts_attempts = info.max_attempts != 0;
     made->views = views;
     made->readonly = !writable;
     return (PyObject *)made;
@@ -65,7 +65,6 @@ static int port_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(seen->loads);
     Py_VISIT(seen->refuse);
     Py_VISIT(seen->failed);
-    Py_VISIT(seen->bury);
     return 0;
 }
 
@@ -83,7 +82,6 @@ static void port_dealloc(PyObject *self)
     Py_DECREF(gone->loads);
     Py_DECREF(gone->refuse);
     Py_DECREF(gone->failed);
-    Py_DECREF(gone->bury);
     Py_DECREF(gone->handle);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -112,9 +110,12 @@ void port_refuse(port *self, ringbuf_status status, int is_put, int64_t deadline
     PyErr_SetString(PyExc_SystemError, "a refusal raised nothing");
 }
 
-int64_t port_next_look(int64_t deadline_ns)
+int64_t port_next_look(int64_t deadline_ns, int64_t *slice_ns)
 {
-    int64_t look_ns = ringbuf_now_ns() + LOOK_NS;
+    *slice_ns = *slice_ns == 0 ? LOOK_NS : *slice_ns * 2 < look_most_ns ? *slice_ns * 2 : look_most_ns;
+    int64_t now_ns = ringbuf_now_ns();
+    /* Up to a quarter less, by the clock's last digits: those that began together do not stay together. */
+    int64_t look_ns = now_ns + *slice_ns - (*slice_ns >> 12) * (now_ns & 1023);
     return look_ns < deadline_ns ? look_ns : deadline_ns;
 }
 
@@ -135,6 +136,8 @@ int port_goes_on(ringbuf *rb, ringbuf_status status, int64_t until_ns, int64_t d
         return 0;
     }
     int waited = status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_ARENA_FULL;
+    /* A wait for pages that has ended before its time says that there will be none. */
+    if (status == RINGBUF_E_NO_SPACE) waited = until_ns <= ringbuf_now_ns();
     if (status != RINGBUF_E_INTR && (!waited || until_ns == deadline_ns)) return 0;
     *raised = PyErr_CheckSignals() < 0;
     return !*raised;
@@ -207,7 +210,7 @@ static int write_pickle(port *self, PyObject *item, letter *made)
     Py_ssize_t count = buffers ? PyList_Size(buffers) : 0;
     int result = pickle ? 0 : -1;
     if (pickle && !count) letter_of_bytes(made, pickle);
-    else if (pickle && (result = letter_of_frame(made, pickle, buffers)) < 0) letter_clear(made);
+    else if (pickle) result = letter_of_frame(made, pickle, buffers);
     if (result == 0 && !count && !self->buffers) {
         self->buffers = buffers;
         self->gather = gather;
@@ -250,10 +253,10 @@ static inline ringbuf_status put(ringbuf *rb, const letter *message, int64_t unt
 /** Put, waiting for room.  *raised with an exception, and nothing is put. */
 static ringbuf_status put_small(ringbuf *rb, const letter *message, int64_t deadline_ns, int *raised)
 {
-    int64_t until_ns = 0;
+    int64_t until_ns = 0, slice_ns = 0;
     ringbuf_status status = put(rb, message, 0);
     while (status != RINGBUF_OK && port_goes_on(rb, status, until_ns, deadline_ns, raised)) {
-        until_ns = port_next_look(deadline_ns);
+        until_ns = port_next_look(deadline_ns, &slice_ns);
         PyThreadState *state = PyEval_SaveThread();
         status = put(rb, message, until_ns);
         PyEval_RestoreThread(state);
@@ -264,26 +267,26 @@ static ringbuf_status put_small(ringbuf *rb, const letter *message, int64_t dead
 /** Reserve, waiting for room in the arena. */
 static ringbuf_status reserve(ringbuf *rb, ringbuf_reservation *reservation, size_t size, int64_t deadline_ns, int *raised)
 {
-    int64_t until_ns = 0;
+    int64_t until_ns = 0, slice_ns = 0;
     for (;;) {
         PyThreadState *state = PyEval_SaveThread(); /* also for the first attempt: it may have pages to make */
         ringbuf_status status = ringbuf_reserve(rb, reservation, size, until_ns);
         PyEval_RestoreThread(state);
         if (status == RINGBUF_OK || !port_goes_on(rb, status, until_ns, deadline_ns, raised)) return status;
-        until_ns = port_next_look(deadline_ns);
+        until_ns = port_next_look(deadline_ns, &slice_ns);
     }
 }
 
 /** Commit, waiting for room in the ring. */
 static ringbuf_status commit(ringbuf *rb, const ringbuf_reservation *reservation, int64_t deadline_ns, int *raised)
 {
-    int64_t until_ns = 0;
+    int64_t until_ns = 0, slice_ns = 0;
     for (;;) {
         PyThreadState *state = PyEval_SaveThread();
         ringbuf_status status = ringbuf_commit(rb, reservation, reservation->size, until_ns);
         PyEval_RestoreThread(state);
         if (status == RINGBUF_OK || !port_goes_on(rb, status, until_ns, deadline_ns, raised)) return status;
-        until_ns = port_next_look(deadline_ns);
+        until_ns = port_next_look(deadline_ns, &slice_ns);
     }
 }
 
@@ -328,17 +331,20 @@ static int port_put(PyObject *object, PyObject *key, PyObject *item)
     if (key != Py_None && PyTuple_Check(key)) return port_put_items(self, key, item);
     if (port_deadline_of(key, &deadline_ns) < 0) return -1;
     draft_init(&written, room, sizeof room);
-    if (port_write_letter(self, item, &message, &written) < 0) {
+    ringbuf_status status = RINGBUF_OK;
+    size_t size = 0;
+    int raised = 0, is_written = port_write_letter(self, item, &message, &written) == 0;
+    if (is_written) {
+        size = message.size;
+        status = size > MANY_BYTES && size > self->ring_bytes ? put_large(self->rb, &message, deadline_ns, &raised)
+                                                              : put_small(self->rb, &message, deadline_ns, &raised);
+        letter_clear(&message);
+    }
+    draft_clear(&written); /* also of an item that turned out not to be plain data when much of it had been written */
+    if (!is_written) {
         port_raise_verdict(port_verdict_on_error(self, 1));
         return -1;
     }
-    int raised = 0;
-    int is_large = message.size > MANY_BYTES && message.size > self->ring_bytes;
-    ringbuf_status status = is_large ? put_large(self->rb, &message, deadline_ns, &raised)
-                                     : put_small(self->rb, &message, deadline_ns, &raised);
-    size_t size = message.size;
-    letter_clear(&message);
-    draft_clear(&written);
     if (status == RINGBUF_OK) return 0;
     if (!raised) port_refuse(self, status, 1, deadline_ns, size);
     return -1; /* nothing was put */
@@ -346,12 +352,12 @@ static int port_put(PyObject *object, PyObject *key, PyObject *item)
 
 /* ---- take, lease ---- */
 
-typedef ringbuf_status take_function(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+typedef ringbuf_status take_function(ringbuf *rb, ringbuf_message *message, void *buffer, size_t capacity, int64_t deadline_ns);
 
 /** Copy a part of the taken message.  Not by ourselves: another thread may close the queue meanwhile. */
 static ringbuf_status copy(ringbuf *rb, const ringbuf_message *message, void *to, size_t offset, size_t size)
 {
-    if (message->data == message->buffer) {
+    if (message->copied) {
         memcpy(to, (const char *)message->data + offset, size);
         return RINGBUF_OK;
     }
@@ -365,7 +371,7 @@ static ringbuf_status copy(ringbuf *rb, const ringbuf_message *message, void *to
 static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, size_t offset, ringbuf_status *status)
 {
     size_t size = message->size - offset;
-    if (message->data == message->buffer) return PyBytes_FromStringAndSize((const char *)message->buffer + offset, (Py_ssize_t)size);
+    if (message->copied) return PyBytes_FromStringAndSize((const char *)message->data + offset, (Py_ssize_t)size);
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (!bytes) return NULL;
     prefer_huge_pages(PyBytes_AsString(bytes), size);
@@ -374,38 +380,18 @@ static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, size_t of
     return bytes;
 }
 
-int port_bury(port *self, const ringbuf_message *message)
+/** Take the next message, waiting for one; what fits is copied to `small`, of SMALL_BYTES.  *raised with an exception, and nothing is taken. */
+static ringbuf_status take_next(port *self, take_function *take, ringbuf_message *message, char *small, int64_t deadline_ns, int *raised)
 {
-    ringbuf_status status = RINGBUF_OK;
-    PyObject *bytes = bytes_of(self->rb, message, 0, &status);
-    PyObject *done = bytes ? PyObject_CallFunction(self->bury, "OI", bytes, (unsigned int)message->attempts) : NULL;
-    Py_XDECREF(bytes);
-    if (!done) {
-        ringbuf_nack(self->rb, message);
-        if (status != RINGBUF_OK) port_refuse(self, status, 0, 1, 0);
-        return -1;
+    int64_t until_ns = 0, slice_ns = 0;
+    ringbuf_status status = take(self->rb, message, small, SMALL_BYTES, 0);
+    while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
+        until_ns = port_next_look(deadline_ns, &slice_ns);
+        PyThreadState *state = PyEval_SaveThread();
+        status = take(self->rb, message, small, SMALL_BYTES, until_ns);
+        PyEval_RestoreThread(state);
     }
-    Py_DECREF(done);
-    if (ringbuf_ack(self->rb, message) == RINGBUF_OK) ringbuf_task_done(self->rb);
-    return 0;
-}
-
-/** Take the next message that may still be taken, waiting for one.  *raised with an exception, and nothing is taken. */
-static ringbuf_status take_next(port *self, take_function *take, ringbuf_message *message, int64_t deadline_ns, int *raised)
-{
-    for (;;) {
-        int64_t until_ns = 0;
-        ringbuf_status status = take(self->rb, message, 0);
-        while (status != RINGBUF_OK && port_goes_on(self->rb, status, until_ns, deadline_ns, raised)) {
-            until_ns = port_next_look(deadline_ns);
-            PyThreadState *state = PyEval_SaveThread();
-            status = take(self->rb, message, until_ns);
-            PyEval_RestoreThread(state);
-        }
-        if (status != RINGBUF_OK || self->max_attempts == 0 || message->attempts <= self->max_attempts) return status;
-        *raised = port_bury(self, message) < 0;
-        if (*raised) return RINGBUF_OK;
-    }
+    return status;
 }
 
 /* ---- decoding ---- */
@@ -422,18 +408,18 @@ static PyObject *read_plain(port *self, const char *data, size_t size)
 PyObject *port_read_copy(port *self, const ringbuf_message *message, ringbuf_status *status)
 {
     char room[FRAME_HEAD_BYTES];
-    const char *head = message->buffer;
+    const char *head = message->data;
     Py_ssize_t size = (Py_ssize_t)message->size, known = size;
     enum frame_kind kind = FRAME_NONE;
     if (self->framed && size) {
-        if (message->data != head) { /* there was no room for it */
+        if (!message->copied) { /* there was no room for it */
             head = room;
             if (known > (Py_ssize_t)sizeof room) known = sizeof room;
             if ((*status = copy(self->rb, message, room, 0, (size_t)known)) != RINGBUF_OK) return NULL;
         }
         kind = frame_kind_of((unsigned char)head[0]);
     }
-    if (kind == FRAME_PLAIN && message->data == head) return read_plain(self, head, message->size);
+    if (kind == FRAME_PLAIN && message->copied) return read_plain(self, head, message->size);
     if (kind == FRAME_NONE || kind == FRAME_PLAIN) {
         PyObject *bytes = bytes_of(self->rb, message, 0, status);
         if (!bytes || self->loads == Py_None) return bytes;
@@ -469,7 +455,7 @@ static PyObject *read_views(port *self, const ringbuf_message *message, block **
         if ((*status = copy(self->rb, message, &head, 0, 1)) != RINGBUF_OK) return NULL;
         if (head == FRAME_PLAIN) return port_read_copy(self, message, status); /* there is nothing that could be looked at in place */
     }
-    if (message->in_arena && message->data != message->buffer) {
+    if (message->in_arena && !message->copied) {
         *lying = block_of_message(self->rb, message, self->readonly, status);
     } else {
         *lying = block_private(size, self->readonly);
@@ -502,12 +488,13 @@ static PyObject *read_message(port *self, const ringbuf_message *message, block 
     PyObject *item = self->views ? read_views(self, message, lying, &status) : port_read_copy(self, message, &status);
     if (item) return item;
     if (status != RINGBUF_OK) {
+        block_end_views(*lying);
         port_refuse(self, status == RINGBUF_E_INVALID ? RINGBUF_E_CLOSED : status, 0, 1, 0); /* closed: that gave it back */
         return NULL;
     }
     /* Whose fault?  If the message's, it is consumed, unless its attempts are counted; then, and else, it goes back. */
     PyObject *verdict = port_verdict_on_error(self, 0);
-    if (!verdict || self->max_attempts) status = ringbuf_nack(self->rb, message);
+    if (!verdict || self->counts_attempts) status = block_give_back(self->rb, message, *lying);
     else if ((status = block_finish(self->rb, message, *lying)) == RINGBUF_OK && leased) ringbuf_task_done(self->rb);
     if (verdict && status == RINGBUF_E_CORRUPT) { /* it was truncated while we looked: no wonder */
         Py_CLEAR(verdict);
@@ -522,12 +509,12 @@ static PyObject *port_get(PyObject *object, PyObject *key)
 {
     port *self = (port *)object;
     char small[SMALL_BYTES];
-    ringbuf_message message = {.buffer = small, .capacity = sizeof small};
+    ringbuf_message message;
     int64_t deadline_ns;
     if (key != Py_None && PyTuple_Check(key)) return port_get_items(self, key);
     if (port_deadline_of(key, &deadline_ns) < 0) return NULL;
     int raised = 0;
-    ringbuf_status status = take_next(self, ringbuf_take, &message, deadline_ns, &raised);
+    ringbuf_status status = take_next(self, ringbuf_take, &message, small, deadline_ns, &raised);
     if (raised) return NULL; /* nothing was taken */
     if (status != RINGBUF_OK) {
         port_refuse(self, status, 0, deadline_ns, 0);
@@ -555,13 +542,11 @@ static PyObject *port_lease(PyObject *object, PyObject *key)
     if (port_deadline_of(key, &deadline_ns) < 0) return NULL;
     taken *made = taken_new(object, self->rb);
     if (!made) return NULL;
-    made->message = (ringbuf_message){.buffer = small, .capacity = sizeof small};
     int raised = 0;
     PyObject *item = NULL, *result = NULL;
-    ringbuf_status status = take_next(self, ringbuf_lease, &made->message, deadline_ns, &raised);
+    ringbuf_status status = take_next(self, ringbuf_lease, &made->message, small, deadline_ns, &raised);
     if (!raised && status != RINGBUF_OK) port_refuse(self, status, 0, deadline_ns, 0);
     if (!raised && status == RINGBUF_OK) item = read_message(self, &made->message, &made->lying, 1);
-    made->message.buffer = NULL; /* the other fields say which message it is */
     if (item) {
         made->ended = 0;
         result = PyTuple_Pack(2, (PyObject *)made, item);

@@ -19,12 +19,11 @@ typedef struct port {
     PyObject *loads;       /* bytes-like -> item, framed also with buffers=; None: the message is the item */
     PyObject *refuse;      /* (status, is_put, polling, size) -> raises what the status means */
     PyObject *failed;      /* (error, is_put) -> the exception to raise for an item at fault, or None: it is not the item's fault */
-    PyObject *bury;        /* (bytes, attempts): moves a message away that was taken too often */
     PyObject *buffers;     /* an empty list, and a callback that gathers in it, when no call is using them; or NULL */
     PyObject *gather;
     size_t ring_bytes;     /* larger messages go into the arena, */
     size_t most_bytes;     /* and still larger ones nowhere */
-    uint32_t max_attempts; /* 0: any number */
+    int counts_attempts;   /* the queue moves away what was taken too often, so what cannot be decoded goes back */
     plain_names *names;    /* NULL until plain data is read */
     int views;             /* what is got looks at the queue's memory, where it can */
     int readonly;
@@ -34,8 +33,10 @@ typedef struct port {
 int port_deadline_of(PyObject *key, int64_t *deadline_ns);
 
 /** How long to wait before looking for signals again.  A signal that comes during a sleep ends it at once; but one that comes
- *  in the microseconds before it, when Python has just noted it and we do not know, would be noticed only after it. */
-int64_t port_next_look(int64_t deadline_ns);
+ *  in the microseconds before it, when Python has just noted it and we do not know, is noticed only after it.  So a wait is in slices: the
+ *  first is of 100 ms, as most waits are short, and each is twice as long as the one before, up to 4 s, for a thousand processes that
+ *  wait would else wake up 10,000 times a second for this.  *slice_ns is the length of the last one; 0: there was none. */
+int64_t port_next_look(int64_t deadline_ns, int64_t *slice_ns);
 
 /** Whether to go on waiting: a signal came, or it is only time to look for one.  *raised if a handler has raised, or the warning that
  *  the queue's file was deleted, which comes here. */
@@ -50,14 +51,12 @@ PyObject *port_verdict_on_error(port *self, int is_put);
 /** Raise it, unless it is NULL. */
 void port_raise_verdict(PyObject *verdict);
 
-/** Make a message of an item, in `written` (behind what is there) if it is plain data.  0, or -1 with an exception. */
+/** Make a message of an item, in `written` (behind what is there) if it is plain data.  0, or -1 with an exception.  On failure `made`
+ *  holds nothing, and must not be cleared; `written` may have grown in any case, and is the caller's to clear. */
 int port_write_letter(port *self, PyObject *item, letter *made, draft *written);
 
 /** A taken message's object: made of bytes of its own.  NULL with an exception, or with *status not RINGBUF_OK and none. */
 PyObject *port_read_copy(port *self, const ringbuf_message *message, ringbuf_status *status);
-
-/** The message was taken more often than it may be: move it away.  0, or -1 with an exception, and it goes back. */
-int port_bury(port *self, const ringbuf_message *message);
 
 /* ---- batches.c ---- */
 

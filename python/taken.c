@@ -33,6 +33,7 @@ static void forget(taken *self)
 {
     block *lying = self->lying;
     self->lying = NULL;
+    block_end_views(lying); /* unless it was kept: in a forked child it is the parent's */
     Py_XDECREF((PyObject *)lying);
 }
 
@@ -51,7 +52,7 @@ static PyObject *taken_nack(PyObject *object, PyObject *nothing)
     (void)nothing;
     taken *self = (taken *)object;
     ringbuf_status status = end(self);
-    if (status == RINGBUF_OK) status = ringbuf_nack(self->rb, &self->message);
+    if (status == RINGBUF_OK) status = block_give_back(self->rb, &self->message, self->lying);
     forget(self);
     return PyLong_FromLong(status);
 }
@@ -66,7 +67,7 @@ static void taken_dealloc(PyObject *object)
 {
     taken *self = (taken *)object;
     PyTypeObject *type = Py_TYPE(object);
-    if (end(self) == RINGBUF_OK) ringbuf_nack(self->rb, &self->message);
+    if (end(self) == RINGBUF_OK) block_give_back(self->rb, &self->message, self->lying);
     forget(self);
     Py_DECREF(self->keeper);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);

@@ -154,13 +154,13 @@ static enum rbi_arena_outcome allocate(struct rbi_run *run, uint32_t owner, uint
 {
     uint64_t parts;
     bool gave_back;
-    return rbi_arena_allocate(&arena, run, owner, size, &parts, &gave_back);
+    return rbi_arena_allocate(&arena, run, owner, size, 0, &parts, &gave_back);
 }
 
 /** Idle memory, wherever it lies. */
 static enum rbi_arena_outcome take_idle(struct rbi_run *run, uint32_t owner, uint64_t now_s, uint64_t idle_s)
 {
-    uint64_t from = 0;
+    uint64_t from = arena.blocks;
     bool gave_back;
     return rbi_arena_take_idle(&arena, run, owner, now_s, idle_s, &from, &gave_back);
 }
@@ -183,7 +183,7 @@ static void release_run(const struct rbi_run *run) { rbi_arena_free(&arena, run,
 static void assert_allocate(enum rbi_arena_outcome expected, uint64_t size)
 {
     struct rbi_run run;
-    TEST_ASSERT_EQUAL(expected == RBI_ARENA_OK, rbi_arena_has_room(&arena, size));
+    TEST_ASSERT_EQUAL(expected == RBI_ARENA_OK, rbi_arena_has_room(&arena, size, 0));
     ASSERT_OUTCOME(expected, allocate(&run, ME, size));
 }
 
@@ -413,8 +413,8 @@ static void test_a_new_arena_is_free_and_has_never_been_used(void)
     TEST_ASSERT_FALSE(rbi_arena_is_used(&arena));
     TEST_ASSERT_EQUAL_UINT64(BLOCKS * BLOCK, rbi_arena_bytes(&arena));
     TEST_ASSERT_EQUAL_UINT64(0, counted.backed_blocks);
-    TEST_ASSERT_TRUE(rbi_arena_has_room(&arena, BLOCKS * BLOCK));
-    TEST_ASSERT_FALSE(rbi_arena_has_room(&arena, BLOCKS * BLOCK + 1));
+    TEST_ASSERT_TRUE(rbi_arena_has_room(&arena, BLOCKS * BLOCK, 0));
+    TEST_ASSERT_FALSE(rbi_arena_has_room(&arena, BLOCKS * BLOCK + 1, 0));
     assert_all_free();
     assert_healthy(0);
 }
@@ -527,7 +527,7 @@ static void test_a_short_run_is_found_wherever_the_guess_lies(void)
             if (hole + 2 < BLOCKS) write_run(hole + 2, RBI_BLOCK_HELD, OTHER, BLOCKS - hole - 2);
             rbi_store_relaxed64(&words.short_end, guesses[i]);
             assert_allocate(RBI_ARENA_FULL, 2 * BLOCK + 1);
-            TEST_ASSERT_TRUE(rbi_arena_has_room(&arena, 2 * BLOCK));
+            TEST_ASSERT_TRUE(rbi_arena_has_room(&arena, 2 * BLOCK, 0));
             TEST_ASSERT_EQUAL_UINT64(hole, reserve(2).first);
         }
 }
@@ -570,7 +570,7 @@ static void test_a_refused_allocation_changes_nothing(void)
     uint64_t parts;
     bool gave_back = true;
     memcpy(before, table, sizeof before);
-    ASSERT_OUTCOME(RBI_ARENA_FULL, rbi_arena_allocate(&arena, &run, ME, 31 * BLOCK, &parts, &gave_back));
+    ASSERT_OUTCOME(RBI_ARENA_FULL, rbi_arena_allocate(&arena, &run, ME, 31 * BLOCK, 0, &parts, &gave_back));
     TEST_ASSERT_FALSE(gave_back);
     TEST_ASSERT_EQUAL_MEMORY(before, table, sizeof before);
 }
@@ -611,14 +611,14 @@ static void test_an_allocation_says_which_parts_need_pages_and_changes_nothing(v
         struct rbi_run run;
         uint64_t parts = 0;
         bool gave_back = true;
-        ASSERT_OUTCOME(RBI_ARENA_PARTS, rbi_arena_allocate(&arena, &run, ME, cases[i].blocks * BLOCK, &parts, &gave_back));
+        ASSERT_OUTCOME(RBI_ARENA_PARTS, rbi_arena_allocate(&arena, &run, ME, cases[i].blocks * BLOCK, 0, &parts, &gave_back));
         TEST_ASSERT_EQUAL_HEX64(cases[i].parts, parts);
         TEST_ASSERT_FALSE(gave_back);
         TEST_ASSERT_FALSE(rbi_arena_is_used(&arena));
         for (uint64_t block = 0; block < BLOCKS; block++) TEST_ASSERT_EQUAL_HEX64(0, word_at(block));
         rbi_arena_raise_parts(&arena, parts);
         TEST_ASSERT_TRUE(rbi_arena_is_used(&arena));
-        ASSERT_DONE(rbi_arena_allocate(&arena, &run, ME, cases[i].blocks * BLOCK, &parts, &gave_back));
+        ASSERT_DONE(rbi_arena_allocate(&arena, &run, ME, cases[i].blocks * BLOCK, 0, &parts, &gave_back));
         TEST_ASSERT_EQUAL_UINT64(cases[i].blocks, run.blocks);
     }
 }
@@ -629,7 +629,7 @@ static void test_an_allocation_asks_only_for_the_parts_that_are_missing(void)
     struct rbi_run run;
     uint64_t parts = 0;
     bool gave_back;
-    ASSERT_OUTCOME(RBI_ARENA_PARTS, rbi_arena_allocate(&arena, &run, ME, 20 * BLOCK, &parts, &gave_back));
+    ASSERT_OUTCOME(RBI_ARENA_PARTS, rbi_arena_allocate(&arena, &run, ME, 20 * BLOCK, 0, &parts, &gave_back));
     TEST_ASSERT_EQUAL_HEX64(((1u << 10) - 1) & ~5u, parts);
 }
 
@@ -647,7 +647,7 @@ static void test_what_lies_in_a_part_without_pages_is_free_and_not_looked_at(voi
     start_arena_of(BLOCKS, BLOCK_LOG2, 0);
     struct rbi_run run;
     for (uint64_t block = 0; block < BLOCKS; block++) write_word(block, run_word(RBI_BLOCK_RETURNED, 0, 1, RBI_PAGES_BACKED));
-    TEST_ASSERT_TRUE(rbi_arena_has_room(&arena, BLOCKS * BLOCK));
+    TEST_ASSERT_TRUE(rbi_arena_has_room(&arena, BLOCKS * BLOCK, 0));
     ASSERT_OUTCOME(RBI_ARENA_EMPTY, rbi_arena_take_returned(&arena, &run, ME, UINT64_MAX));
     ASSERT_OUTCOME(RBI_ARENA_EMPTY, take_idle(&run, ME, NOW, 0));
     ASSERT_OUTCOME(RBI_ARENA_CORRUPT, rbi_arena_find(&arena, &run, RBI_BLOCK_RETURNED, 0, 3, 0));
@@ -720,7 +720,7 @@ static enum rbi_arena_outcome allocate_robbed(struct rbi_run *run, uint64_t bloc
     steal_blocks = length;
     rbi_point_hook = steal;
     *gave_back = false;
-    return rbi_arena_allocate(&arena, run, ME, blocks * BLOCK, &parts, gave_back);
+    return rbi_arena_allocate(&arena, run, ME, blocks * BLOCK, 0, &parts, gave_back);
 }
 
 static void test_an_allocation_gives_way_to_who_was_quicker_says_so_and_looks_further(void)
@@ -1012,7 +1012,7 @@ static void test_attempts_stay_at_their_ceiling(void)
         give_back_as(ME, &run);
         ASSERT_DONE(rbi_arena_take_returned(&arena, &run, ME, UINT64_MAX));
     }
-    TEST_ASSERT_EQUAL_UINT64((uint64_t)LARGE | (uint64_t)RBI_ATTEMPTS_MAX << RBI_ATTEMPTS_SHIFT,
+    TEST_ASSERT_EQUAL_UINT64((uint64_t)LARGE | (uint64_t)RBI_ATTEMPTS_MAX << RBI_ATTEMPTS_SHIFT | UINT64_C(4) << RBI_TURN_SHIFT,
                              rbi_load_relaxed64(&entries[run.first].size));
 }
 
@@ -1598,18 +1598,18 @@ static void test_blocks_that_never_had_memory_are_not_idle_and_those_that_may_ha
     assert_idle(RBI_ARENA_EMPTY, NOW + 100, 0, 0, 0);
 }
 
-static void test_idle_blocks_are_taken_in_as_long_runs_as_there_are_and_younger_ones_stay(void)
+static void test_idle_blocks_are_taken_from_the_top_in_as_long_runs_as_there_are_and_younger_ones_stay(void)
 {
     for (uint64_t block = 10; block < 30; block++) write_word(block, free_word(NOW, RBI_PAGES_BACKED));
     write_word(15, free_word(NOW + 3, RBI_PAGES_BACKED));
     write_run(20, RBI_BLOCK_HELD, OTHER, 2);
     write_word(BLOCKS - 1, free_word(NOW, RBI_PAGES_BACKED));
     write_word(0, free_word(NOW, RBI_PAGES_BACKED));
-    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 0, 1);
-    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 10, 5);
-    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 16, 4);
-    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 22, 8);
     assert_idle(RBI_ARENA_OK, NOW + 5, 5, BLOCKS - 1, 1);
+    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 22, 8);
+    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 16, 4);
+    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 10, 5);
+    assert_idle(RBI_ARENA_OK, NOW + 5, 5, 0, 1);
     assert_idle(RBI_ARENA_EMPTY, NOW + 5, 5, 0, 0);
     TEST_ASSERT_EQUAL_HEX64(free_word(NOW + 3, RBI_PAGES_BACKED), word_at(15));
     assert_healthy(1);
@@ -1622,38 +1622,38 @@ static void test_idle_blocks_are_looked_for_from_where_the_last_look_ended_and_t
     bool gave_back = true;
     start_arena_of(BLOCKS, 18, all_parts); /* four blocks to the MiB */
     for (uint64_t block = 10; block < 20; block++) write_word(block, free_word(NOW, RBI_PAGES_BACKED));
-    uint64_t from = 0;
-    for (uint64_t first = 10; first < 20; first += PIECE) {
+    uint64_t from = BLOCKS;
+    for (uint64_t end = 20; end > 10; end -= end - 10 < PIECE ? end - 10 : PIECE) {
         ASSERT_DONE(rbi_arena_take_idle(&arena, &run, ME, NOW, 0, &from, &gave_back));
         TEST_ASSERT_FALSE(gave_back);
-        TEST_ASSERT_EQUAL_UINT64(first, run.first);
-        TEST_ASSERT_EQUAL_UINT64(first + PIECE <= 20 ? PIECE : 2, run.blocks);
-        TEST_ASSERT_TRUE(from >= run.first + run.blocks && from <= run.first + run.blocks + 1);
+        TEST_ASSERT_EQUAL_UINT64(end, run.first + run.blocks);
+        TEST_ASSERT_EQUAL_UINT64(end >= 10 + PIECE ? PIECE : 2, run.blocks);
+        TEST_ASSERT_EQUAL_UINT64(run.first, from);
         rbi_arena_free(&arena, &run, ME, NOW); /* as where the file system keeps it: then it is not looked at again at once */
     }
     ASSERT_OUTCOME(RBI_ARENA_EMPTY, rbi_arena_take_idle(&arena, &run, ME, NOW, 0, &from, &gave_back));
-    TEST_ASSERT_EQUAL_UINT64(BLOCKS, from);
+    TEST_ASSERT_EQUAL_UINT64(0, from);
     start_arena_of(BLOCKS, 20, all_parts);
     for (uint64_t block = 10; block < 20; block++) write_word(block, free_word(NOW, RBI_PAGES_BACKED));
     from = 15;
     ASSERT_DONE(rbi_arena_take_idle(&arena, &run, ME, NOW, 0, &from, &gave_back));
-    TEST_ASSERT_EQUAL_UINT64(15, run.first);
+    TEST_ASSERT_EQUAL_UINT64(14, run.first);
     TEST_ASSERT_EQUAL_UINT64(1, run.blocks);
 }
 
 static void test_who_takes_idle_blocks_gives_way_to_who_was_quicker_and_says_so(void)
 {
     struct rbi_run run;
-    uint64_t from = 0;
+    uint64_t from = BLOCKS;
     bool gave_back = false;
     for (uint64_t block = 10; block < 20; block++) write_word(block, free_word(NOW, RBI_PAGES_BACKED));
-    write_word(40, free_word(NOW, RBI_PAGES_BACKED));
+    write_word(5, free_word(NOW, RBI_PAGES_BACKED));
     steal_from = 15;
     steal_blocks = 1;
     rbi_point_hook = steal;
     ASSERT_DONE(rbi_arena_take_idle(&arena, &run, ME, NOW, 0, &from, &gave_back));
     TEST_ASSERT_TRUE(gave_back);
-    TEST_ASSERT_EQUAL_UINT64(40, run.first);
+    TEST_ASSERT_EQUAL_UINT64(5, run.first);
     for (uint64_t block = 10; block < 15; block++) TEST_ASSERT_EQUAL_HEX64(free_word(NOW, RBI_PAGES_BACKED), word_at(block));
     assert_healthy(2);
 }
@@ -1837,7 +1837,7 @@ static void ask_everything(uint64_t *seed)
     check();
     for (int i = 0; i < 3; i++) {
         uint64_t size = random_below(seed, 4) ? random_below(seed, 40 * BLOCK) : next_random(seed) >> random_below(seed, 64);
-        enum rbi_arena_outcome outcome = rbi_arena_allocate(&arena, &run, ME, size, &parts, &gave_back);
+        enum rbi_arena_outcome outcome = rbi_arena_allocate(&arena, &run, ME, size, 0, &parts, &gave_back);
         if (outcome == RBI_ARENA_OK) {
             TEST_ASSERT_LESS_OR_EQUAL_UINT64(BLOCKS, run.first + run.blocks);
             write_all(&run);
@@ -1886,7 +1886,7 @@ static void ask_everything(uint64_t *seed)
         }
         outcome = rbi_arena_recover(&arena, &ring, (uint32_t)random_below(seed, 4), random_below(seed, 2), NOW);
         if (outcome != RBI_ARENA_OK) ASSERT_OUTCOME(RBI_ARENA_CORRUPT, outcome);
-        sink = rbi_arena_has_room(&arena, size) + (uint64_t)rbi_arena_is_used(&arena);
+        sink = rbi_arena_has_room(&arena, size, 0) + (uint64_t)rbi_arena_is_used(&arena);
     }
 }
 
@@ -1982,7 +1982,7 @@ static void random_allocation(uint64_t *seed, uint32_t owner)
     uint64_t blocks = 1 + random_below(seed, random_below(seed, 4) ? SHORT + 4 : BLOCKS), longest = model_longest_free();
     struct model_run *run = model_pick(RBI_BLOCK_FREE, 0, seed);
     if (!run) return;
-    TEST_ASSERT_EQUAL(blocks <= longest, rbi_arena_has_room(&arena, blocks * BLOCK));
+    TEST_ASSERT_EQUAL(blocks <= longest, rbi_arena_has_room(&arena, blocks * BLOCK, 0));
     ASSERT_OUTCOME(blocks <= longest ? RBI_ARENA_OK : RBI_ARENA_FULL, allocate(&run->run, owner, blocks * BLOCK));
     if (blocks > longest) return;
     bool backed = true;
@@ -2196,7 +2196,7 @@ static struct use measure(const struct mix *mix)
         }
         note_failure(&use, size);
         do end_one(&count, mix->in_order, &seed);
-        while (!rbi_arena_has_room(&arena, size));
+        while (!rbi_arena_has_room(&arena, size, 0));
     }
     return use;
 }
@@ -2299,7 +2299,7 @@ static void *look_and_give_memory_back(void *context)
         struct rbi_arena_census counted = census();
         me->wrong += counted.used_blocks > BLOCKS || counted.longest_free_blocks > BLOCKS;
         rbi_arena_check(&arena, &ring, &found, everybody_but_the_dead, NULL);
-        rbi_arena_has_room(&arena, random_below(&me->seed, BLOCKS * BLOCK));
+        rbi_arena_has_room(&arena, random_below(&me->seed, BLOCKS * BLOCK), 0);
         if (take_idle(&run, me->owner, NOW, 0) == RBI_ARENA_OK) {
             memset(run.payload = memory + run.first * BLOCK, 0, run.blocks * BLOCK); /* as the system does it */
             rbi_arena_free_without_pages(&arena, &run, me->owner);
@@ -2601,7 +2601,7 @@ int main(void)
     RUN_TEST(test_a_death_at_any_point_is_recovered_from_also_if_who_recovers_dies_at_any_point);
     RUN_TEST(test_memory_is_idle_when_its_blocks_were_freed_long_enough_ago);
     RUN_TEST(test_blocks_that_never_had_memory_are_not_idle_and_those_that_may_have_some_are);
-    RUN_TEST(test_idle_blocks_are_taken_in_as_long_runs_as_there_are_and_younger_ones_stay);
+    RUN_TEST(test_idle_blocks_are_taken_from_the_top_in_as_long_runs_as_there_are_and_younger_ones_stay);
     RUN_TEST(test_idle_blocks_are_looked_for_from_where_the_last_look_ended_and_taken_in_pieces);
     RUN_TEST(test_who_takes_idle_blocks_gives_way_to_who_was_quicker_and_says_so);
     RUN_TEST(test_ages_are_right_across_the_wrap_of_the_clock);

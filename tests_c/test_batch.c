@@ -58,8 +58,8 @@ static uint32_t number_of(const ringbuf_message *message)
 static void assert_untouched(uint32_t from, uint32_t upto)
 {
     for (uint32_t number = from; number < upto; number++) {
-        ringbuf_message message = {.buffer = NULL};
-        ASSERT_OK(ringbuf_take(queue, &message, 0));
+        ringbuf_message message = {.data = NULL};
+        ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
         TEST_ASSERT_EQUAL_UINT32(number, number_of(&message));
         TEST_ASSERT_EQUAL_UINT32(1, message.attempts);
         ASSERT_OK(ringbuf_ack(queue, &message));
@@ -78,7 +78,7 @@ static void test_several_are_taken_in_order_and_copied_one_behind_another(void)
     TEST_ASSERT_EQUAL_UINT64(15, count);
     for (uint32_t i = 0; i < 15; i++) {
         TEST_ASSERT_EQUAL_PTR(bytes + i * sizeof i, messages[i].data);
-        TEST_ASSERT_EQUAL_PTR(messages[i].data, messages[i].buffer);
+        TEST_ASSERT_EQUAL_UINT32(1, messages[i].copied);
         TEST_ASSERT_EQUAL_UINT32(i, number_of(&messages[i]));
     }
     TEST_ASSERT_EQUAL_UINT64(5, size());
@@ -102,7 +102,7 @@ static void test_what_the_buffer_has_no_room_for_is_read_where_it_lies(void)
     TEST_ASSERT_EQUAL_UINT64(5, count);
     for (uint32_t i = 0; i < 5; i++) {
         TEST_ASSERT_EQUAL_UINT32(i, number_of(&messages[i]));
-        TEST_ASSERT_EQUAL(i == 2 || i == 4, messages[i].buffer == NULL);
+        TEST_ASSERT_EQUAL(i == 2 || i == 4, messages[i].copied == 0);
     }
     ASSERT_OK(ringbuf_ack_all(queue, messages, count));
     ASSERT_STATUS(RINGBUF_E_TIMEOUT, take(MOST, SIZE_MAX));
@@ -230,14 +230,14 @@ static void test_a_batch_goes_round_one_who_is_in_the_way_also_where_there_is_ro
 {
     enum { FREE_CELLS = CAPACITY / 128 - 1 };
     ringbuf *holder;
-    ringbuf_message held = {.buffer = NULL};
+    ringbuf_message held = {.data = NULL};
     uint32_t numbers[3] = {1, 2, 3};
     ringbuf_part parts[3] = {{&numbers[0], 4}, {&numbers[1], 4}, {&numbers[2], 4}};
     size_t got;
     for (int room = 0; room < 3; room++) {
         ASSERT_OK(ringbuf_open(&holder, "queue", NULL));
         put_numbers(0, 1);
-        ASSERT_OK(ringbuf_take(holder, &held, 0));
+        ASSERT_OK(ringbuf_take(holder, &held, NULL, 0, 0));
         for (int used = 1; used < FREE_CELLS - room; used++) {
             put_numbers(0, 1);
             ASSERT_OK(ringbuf_get(queue, &got, bytes, sizeof bytes, 0));
@@ -346,7 +346,7 @@ static void test_arguments_that_make_no_sense_are_refused(void)
     ASSERT_OK(ringbuf_ack_all(queue, messages, 0));
     ASSERT_OK(ringbuf_return_all(queue, messages, 0));
     ASSERT_OK(ringbuf_take_many(queue, messages, &count, 1, 1, NULL, 0, 0));
-    TEST_ASSERT_NULL(messages[0].buffer);
+    TEST_ASSERT_EQUAL_UINT32(0, messages[0].copied);
     ASSERT_OK(ringbuf_ack_all(queue, messages, 1));
 }
 
@@ -361,8 +361,8 @@ static void test_a_batch_goes_round_one_who_holds_a_message_while_the_ring_is_fu
 {
     uint32_t put = 0;
     while (ringbuf_put(queue, &put, sizeof put, 0) == RINGBUF_OK) put++;
-    ringbuf_message held = {.buffer = NULL};
-    ASSERT_OK(ringbuf_take(queue, &held, 0)); /* and holds it as one would who is stopped */
+    ringbuf_message held = {.data = NULL};
+    ASSERT_OK(ringbuf_take(queue, &held, NULL, 0, 0)); /* and holds it as one would who is stopped */
     ringbuf_part parts[20];
     uint32_t numbers[20];
     for (uint32_t i = 0; i < 20; i++) {
@@ -371,8 +371,8 @@ static void test_a_batch_goes_round_one_who_holds_a_message_while_the_ring_is_fu
     }
     ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_put_all(queue, parts, 20, 0));
     for (uint32_t i = 1; i < put; i++) {
-        ringbuf_message message = {.buffer = NULL};
-        ASSERT_OK(ringbuf_take(queue, &message, 0));
+        ringbuf_message message = {.data = NULL};
+        ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
         ASSERT_OK(ringbuf_ack(queue, &message));
     }
     for (uint32_t i = 1; i < put; i++) { /* all that is free now lies behind the one that is held */
@@ -384,8 +384,8 @@ static void test_a_batch_goes_round_one_who_holds_a_message_while_the_ring_is_fu
     TEST_ASSERT_EQUAL_UINT32(0, number_of(&held)); /* his message is untouched */
     ASSERT_OK(ringbuf_ack(queue, &held));
     for (uint64_t i = 0; i < waiting; i++) {
-        ringbuf_message message = {.buffer = NULL};
-        ASSERT_OK(ringbuf_take(queue, &message, 0));
+        ringbuf_message message = {.data = NULL};
+        ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
         ASSERT_OK(ringbuf_ack(queue, &message));
     }
     assert_untouched(put, put + 20);

@@ -95,7 +95,7 @@ static bool take_hold(ringbuf *rb, struct hoard *hoard)
 {
     for (int i = 0; i < HELD; i++) {
         ringbuf_message *message = &hoard->messages[i];
-        if (ringbuf_lease(rb, message, RINGBUF_FOREVER) != RINGBUF_OK || message->attempts != 1 || !is_held(message, (uint64_t)i + 1)) return false;
+        if (ringbuf_lease(rb, message, NULL, 0, RINGBUF_FOREVER) != RINGBUF_OK || message->attempts != 1 || !is_held(message, (uint64_t)i + 1)) return false;
         if (i < KEPT && ringbuf_keep(rb, message) != RINGBUF_OK) return false;
     }
     if (ringbuf_reserve(rb, &hoard->reservation, RESERVED_BYTES, 0) != RINGBUF_OK) return false;
@@ -181,7 +181,7 @@ static ringbuf_status receive(ringbuf *rb, uint32_t consumer, uint64_t *last)
         return status;
     }
     ringbuf_message message = {0};
-    ringbuf_status status = (consumer == 1 ? ringbuf_take : ringbuf_lease)(rb, &message, deadline_ns);
+    ringbuf_status status = (consumer == 1 ? ringbuf_take : ringbuf_lease)(rb, &message, NULL, 0, deadline_ns);
     if (status != RINGBUF_OK) return status;
     note(message.data, message.size, last);
     return ringbuf_ack(rb, &message);
@@ -351,13 +351,13 @@ static void test_when_the_holder_is_killed_his_leases_are_delivered_again_and_th
     kill_child(holder);
     for (uint64_t sequence = KEPT + 1; sequence <= HELD; sequence++) {
         ringbuf_message message = {0};
-        ASSERT_OK(ringbuf_lease(rb, &message, RINGBUF_FOREVER));
+        ASSERT_OK(ringbuf_lease(rb, &message, NULL, 0, RINGBUF_FOREVER));
         TEST_ASSERT_TRUE_MESSAGE(is_held(&message, sequence), "not the oldest of his leases");
         TEST_ASSERT_EQUAL_UINT32(2, message.attempts);
         ASSERT_OK(ringbuf_ack(rb, &message));
     }
     ringbuf_message none = {0};
-    ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_lease(rb, &none, 0));
+    ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_lease(rb, &none, NULL, 0, 0));
     expect_in_arena(rb, 0, 0, 0);
     ringbuf_free(rb);
 }

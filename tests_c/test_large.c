@@ -132,7 +132,7 @@ static void assert_message(const ringbuf_message *message, uint64_t number, size
 static ringbuf_message lease_from(ringbuf *rb, uint64_t number, size_t size, uint32_t attempts)
 {
     ringbuf_message message = {0};
-    ASSERT_OK(ringbuf_lease(rb, &message, 0));
+    ASSERT_OK(ringbuf_lease(rb, &message, NULL, 0, 0));
     assert_message(&message, number, size, attempts);
     return message;
 }
@@ -142,7 +142,7 @@ static ringbuf_message lease(uint64_t number, size_t size) { return lease_from(q
 static ringbuf_message take(uint64_t number, size_t size, uint32_t attempts)
 {
     ringbuf_message message = {0};
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     assert_message(&message, number, size, attempts);
     return message;
 }
@@ -327,16 +327,16 @@ static void test_random_messages_go_around_unharmed(void)
 
 static void test_a_large_message_is_copied_if_it_fits_and_else_read_where_it_lies(void)
 {
-    ringbuf_message message = {.buffer = got, .capacity = LARGE};
+    ringbuf_message message = {.data = NULL};
     put(1, LARGE);
     put(2, LARGE + 1);
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, got, LARGE, 0));
     TEST_ASSERT_EQUAL_PTR(got, message.data);
     TEST_ASSERT_EQUAL_UINT32(1, message.in_arena);
     assert_message(&message, 1, LARGE, 1);
     TEST_ASSERT_EQUAL_UINT64(CELL, stats_of(queue).used_bytes); /* the other one's: this one takes no room in the ring any more */
     ASSERT_OK(ringbuf_ack(queue, &message));
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, got, LARGE, 0));
     TEST_ASSERT_TRUE(message.data != got);
     TEST_ASSERT_EQUAL_UINT64(0, (uintptr_t)message.data % BLOCK);
     assert_message(&message, 2, LARGE + 1, 1);
@@ -545,7 +545,7 @@ static int hold_and_wait(void *context)
     ringbuf_message message = {0};
     ringbuf *rb = NULL;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_lease(rb, &message, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 2;
+    if (ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 2;
     atomic_fetch_add(&shared->ready, 1);
     sleep_for_ever();
 }
@@ -975,14 +975,14 @@ static void test_an_empty_message_can_be_leased(void)
 static void test_a_leased_message_is_copied_to_the_caller_s_buffer_if_it_fits(void)
 {
     char buffer[8];
-    ringbuf_message message = {.buffer = buffer, .capacity = sizeof buffer};
+    ringbuf_message message = {.data = NULL};
     put(1, 8);
     put(2, 9);
-    ASSERT_OK(ringbuf_lease(queue, &message, 0));
+    ASSERT_OK(ringbuf_lease(queue, &message, buffer, sizeof buffer, 0));
     TEST_ASSERT_EQUAL_PTR(buffer, message.data);
     assert_message(&message, 1, 8, 1);
     ASSERT_OK(ringbuf_ack(queue, &message));
-    ASSERT_OK(ringbuf_lease(queue, &message, 0));
+    ASSERT_OK(ringbuf_lease(queue, &message, buffer, sizeof buffer, 0));
     TEST_ASSERT_TRUE(message.data != buffer);
     assert_message(&message, 2, 9, 1);
     ASSERT_OK(ringbuf_ack(queue, &message));
@@ -1124,11 +1124,11 @@ static void test_a_lease_waits_for_a_message_and_times_out_without_one(void)
 {
     ringbuf_message message = {0};
     int64_t deadline_ns = in_ms(30);
-    ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_lease(queue, &message, 0));
-    ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_lease(queue, &message, deadline_ns));
+    ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_lease(queue, &message, NULL, 0, 0));
+    ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_lease(queue, &message, NULL, 0, deadline_ns));
     TEST_ASSERT_GREATER_OR_EQUAL_INT64(deadline_ns, ringbuf_now_ns());
     ASSERT_OK(ringbuf_shutdown(queue, 0));
-    ASSERT_STATUS(RINGBUF_E_SHUTDOWN, ringbuf_lease(queue, &message, RINGBUF_FOREVER));
+    ASSERT_STATUS(RINGBUF_E_SHUTDOWN, ringbuf_lease(queue, &message, NULL, 0, RINGBUF_FOREVER));
     assert_arena_is_free();
 }
 
@@ -1188,8 +1188,8 @@ static int lease_two_and_die(void *context)
     ringbuf *rb = NULL;
     (void)context;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_lease(rb, &message, 0) != RINGBUF_OK || !message.in_arena) return 2;
-    if (ringbuf_lease(rb, &message, 0) != RINGBUF_OK || !message.in_arena) return 3;
+    if (ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK || !message.in_arena) return 2;
+    if (ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK || !message.in_arena) return 3;
     die();
 }
 
@@ -1221,7 +1221,7 @@ static void test_leases_of_a_killed_process_reach_a_waiting_lease_by_itself(void
     put(2, LARGE);
     TEST_ASSERT_EQUAL_INT(-SIGKILL, run_child(lease_two_and_die, NULL));
     ringbuf_message message = {0};
-    ASSERT_OK(ringbuf_lease(queue, &message, RINGBUF_FOREVER));
+    ASSERT_OK(ringbuf_lease(queue, &message, NULL, 0, RINGBUF_FOREVER));
     assert_message(&message, 1, 100, 2);
     ASSERT_OK(ringbuf_ack(queue, &message));
     get(2, LARGE);
@@ -1343,7 +1343,7 @@ static void test_closing_with_something_kept_gives_leases_back_at_once(void)
     ringbuf_message kept = lease_from(other, 1, LARGE, 1), leased = lease_from(other, 2, 100, 1);
     ASSERT_OK(ringbuf_keep(other, &kept));
     ringbuf_message taken = {0};
-    ASSERT_OK(ringbuf_take(other, &taken, 0));
+    ASSERT_OK(ringbuf_take(other, &taken, NULL, 0, 0));
     ringbuf_close(other);
     ringbuf_message again = lease_from(queue, 2, 100, 2);
     ASSERT_OK(ringbuf_ack(queue, &again));
@@ -1422,7 +1422,7 @@ static int keep_and_die(void *context)
     ringbuf *rb = NULL;
     (void)context;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_lease(rb, &message, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 2;
+    if (ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 2;
     if (context) ringbuf_close(rb);
     die();
 }
@@ -1478,7 +1478,7 @@ static void test_threads_may_release_while_another_closes_and_frees_the_handle(v
             releasers[t] = (struct releaser){.rb = other};
             for (int i = 0; i < 20; i++) {
                 put(7, i % 5 ? 50 : RING_LIMIT + 1);
-                ASSERT_OK(ringbuf_lease(other, &releasers[t].messages[i], 0));
+                ASSERT_OK(ringbuf_lease(other, &releasers[t].messages[i], NULL, 0, 0));
                 ASSERT_OK(ringbuf_keep(other, &releasers[t].messages[i]));
             }
         }
@@ -1503,7 +1503,7 @@ static void test_a_pinned_handle_s_memory_stays_mapped_through_close_until_the_l
     put(1, 100);
     put(2, LARGE);
     ringbuf_message small = {0}; /* this one lies in the ring */
-    ASSERT_OK(ringbuf_take(other, &small, 0));
+    ASSERT_OK(ringbuf_take(other, &small, NULL, 0, 0));
     ringbuf_message large = lease_from(other, 2, LARGE, 1);
     ASSERT_OK(ringbuf_pin(other));
     ASSERT_OK(ringbuf_pin(other));
@@ -1566,8 +1566,8 @@ static int hold_everything_and_leave(void *context)
     ringbuf_reservation reservation;
     ringbuf *rb = NULL;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_lease(rb, &kept, 0) != RINGBUF_OK || ringbuf_keep(rb, &kept) != RINGBUF_OK) return 2;
-    if (ringbuf_lease(rb, &leased, 0) != RINGBUF_OK) return 3;
+    if (ringbuf_lease(rb, &kept, NULL, 0, 0) != RINGBUF_OK || ringbuf_keep(rb, &kept) != RINGBUF_OK) return 2;
+    if (ringbuf_lease(rb, &leased, NULL, 0, 0) != RINGBUF_OK) return 3;
     if (ringbuf_reserve(rb, &reservation, LARGE, 0) != RINGBUF_OK) return 4;
     ringbuf_leave_all();
     if (ringbuf_put(rb, "x", 1, 0) != RINGBUF_E_CLOSED) return 5;
@@ -1620,7 +1620,7 @@ static int keep_one_of_two_and_leave(void *context)
     options.flags = shared->flags;
     if (ringbuf_create(&rb, "another", &options) != RINGBUF_OK) return 1;
     if (try_to_put(rb, 1, LARGE, 0) != RINGBUF_OK || try_to_put(rb, 2, 100, 0) != RINGBUF_OK) return 2;
-    if (ringbuf_lease(rb, &kept, 0) != RINGBUF_OK || ringbuf_keep(rb, &kept) != RINGBUF_OK) return 3;
+    if (ringbuf_lease(rb, &kept, NULL, 0, 0) != RINGBUF_OK || ringbuf_keep(rb, &kept) != RINGBUF_OK) return 3;
     ringbuf_leave_all();
     atomic_fetch_add(&shared->left, 1);
     wait_for_stage(&shared->may_end, 1);
@@ -1658,7 +1658,7 @@ static int keep_and_leave_by_exit(void *context)
     (void)context;
     if (ringbuf_create(&rb, "another", NULL) != RINGBUF_OK) return 1;
     if (ringbuf_put(rb, sent, LARGE, 0) != RINGBUF_OK) return 2;
-    if (ringbuf_lease(rb, &message, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 3;
+    if (ringbuf_lease(rb, &message, NULL, 0, 0) != RINGBUF_OK || ringbuf_keep(rb, &message) != RINGBUF_OK) return 3;
     if (context) ringbuf_free(rb);
     exit(0);
 }
@@ -1806,10 +1806,10 @@ static void test_a_draining_shutdown_delivers_large_and_returned_messages(void)
     ASSERT_OK(ringbuf_nack(queue, &first));
     get(1, LARGE);
     get(3, LARGE);
-    ASSERT_STATUS(RINGBUF_E_SHUTDOWN, ringbuf_lease(queue, &message, RINGBUF_FOREVER));
+    ASSERT_STATUS(RINGBUF_E_SHUTDOWN, ringbuf_lease(queue, &message, NULL, 0, RINGBUF_FOREVER));
     ASSERT_OK(ringbuf_nack(queue, &second));
     get(2, 100);
-    ASSERT_STATUS(RINGBUF_E_SHUTDOWN, ringbuf_lease(queue, &message, RINGBUF_FOREVER));
+    ASSERT_STATUS(RINGBUF_E_SHUTDOWN, ringbuf_lease(queue, &message, NULL, 0, RINGBUF_FOREVER));
     assert_arena_is_free();
 }
 
@@ -1827,8 +1827,8 @@ static void test_arguments_that_make_no_sense_are_invalid(void)
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_commit(queue, &reservation, 0, 0)); /* never made */
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_abort(NULL, &reservation));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_abort(queue, NULL));
-    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_lease(NULL, &message, 0));
-    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_lease(queue, NULL, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_lease(NULL, &message, NULL, 0, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_lease(queue, NULL, NULL, 0, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_copy(NULL, &message, got, 0, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_copy(queue, NULL, got, 0, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_copy(queue, &message, NULL, 0, 1));
@@ -1875,7 +1875,7 @@ static void test_every_call_on_a_closed_handle_says_so(void)
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_put_parts(queue, &part, 1, RINGBUF_FOREVER));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_reserve(queue, &reservation, LARGE, RINGBUF_FOREVER));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_commit(queue, &reservation, 0, RINGBUF_FOREVER));
-    ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_lease(queue, &message, RINGBUF_FOREVER));
+    ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_lease(queue, &message, NULL, 0, RINGBUF_FOREVER));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_copy(queue, &message, got, 0, 0));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_keep(queue, &message));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_pin(queue));
@@ -1956,8 +1956,8 @@ static int reserve_lease_keep_and_wait(void *context)
     ringbuf_reservation reservation;
     ringbuf *rb = NULL;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_lease(rb, &leased, 0) != RINGBUF_OK) return 2;
-    if (ringbuf_lease(rb, &kept, 0) != RINGBUF_OK || ringbuf_keep(rb, &kept) != RINGBUF_OK) return 3;
+    if (ringbuf_lease(rb, &leased, NULL, 0, 0) != RINGBUF_OK) return 2;
+    if (ringbuf_lease(rb, &kept, NULL, 0, 0) != RINGBUF_OK || ringbuf_keep(rb, &kept) != RINGBUF_OK) return 3;
     if (ringbuf_reserve(rb, &reservation, LARGE, 0) != RINGBUF_OK) return 4;
     atomic_fetch_add(&shared->ready, 1);
     sleep_for_ever();
@@ -2004,11 +2004,7 @@ static void recreate_on_small_file_system(int kilobytes)
 }
 
 /** Give back all memory that is not in use, at once. */
-static void trim(void)
-{
-    rbi_store_relaxed64(&queue->trim_from, 0);
-    TEST_ASSERT_TRUE(rbi_segment_trim(queue, 0, UINT64_MAX));
-}
+static void trim(void) { rbi_segment_trim(queue, 0, UINT64_MAX); }
 
 static uint64_t free_file_system_blocks(void)
 {
@@ -2216,7 +2212,7 @@ static void test_two_processes_messages_arrive_whole_once_and_in_each_one_s_orde
     for (uintptr_t i = 0; i < 2; i++) children[i] = start_child(put_flow, (void *)i); /* NOLINT: a number on its way */
     while (expected[0] < 2 * FLOW || expected[1] < 2 * FLOW) {
         ringbuf_message message = {0};
-        ASSERT_OK(ringbuf_lease(queue, &message, RINGBUF_FOREVER));
+        ASSERT_OK(ringbuf_lease(queue, &message, NULL, 0, RINGBUF_FOREVER));
         bool of_first = expected[0] < 2 * FLOW && message.size == flow_size(expected[0]) &&
                         tells_number(message.data, message.size, expected[0]);
         int from = of_first ? 0 : 1;

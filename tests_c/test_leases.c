@@ -298,9 +298,9 @@ static void note_delivery(struct held *held)
 
 static ringbuf_status lease(ringbuf *rb, struct held *held, int64_t deadline_ns)
 {
-    held->message = (ringbuf_message){.buffer = one_in(2) ? held->copy : NULL, .capacity = COPIED_MOST};
+    void *copy = one_in(2) ? held->copy : NULL;
     me->doing = LEASING;
-    ringbuf_status status = ringbuf_lease(rb, &held->message, deadline_ns);
+    ringbuf_status status = ringbuf_lease(rb, &held->message, copy, copy ? COPIED_MOST : 0, deadline_ns);
     me->doing = IDLE;
     if (status != RINGBUF_OK) {
         if (!may_go_on(status) && status != RINGBUF_E_SHUTDOWN) refused("lease", status);

@@ -143,7 +143,7 @@ static void test_a_look_tells_what_the_attached_would_say_whatever_is_in_the_que
     uint32_t holding = 0;
     assert_told(rb);
     for (int round = 0; round < 3000; round++) {
-        ringbuf_message message = {.buffer = NULL};
+        ringbuf_message message;
         ringbuf_status status;
         switch (random_below(&random, 9)) {
         case 0:
@@ -152,11 +152,11 @@ static void test_a_look_tells_what_the_attached_would_say_whatever_is_in_the_que
         case 3: status = ringbuf_put(rb, (uint8_t[20000]){0}, 9000 + random_below(&random, 11000), 0); break;
         case 4: status = ringbuf_get(rb, &size, buffer, sizeof buffer, 0); break;
         case 5: /* given back: counting by cursors would be wrong from here on */
-            status = ringbuf_take(rb, &message, 0);
+            status = ringbuf_take(rb, &message, NULL, 0, 0);
             if (status == RINGBUF_OK) ASSERT_OK(ringbuf_nack(rb, &message));
             break;
         case 6:
-            status = holding < 6 ? ringbuf_lease(rb, &held[holding], 0) : RINGBUF_E_TIMEOUT;
+            status = holding < 6 ? ringbuf_lease(rb, &held[holding], NULL, 0, 0) : RINGBUF_E_TIMEOUT;
             if (status == RINGBUF_OK) holding++;
             break;
         case 7:
@@ -165,7 +165,7 @@ static void test_a_look_tells_what_the_attached_would_say_whatever_is_in_the_que
             break;
         default: status = ringbuf_task_done(rb); break;
         }
-        if (status == RINGBUF_E_SMALL && ringbuf_take(rb, &message, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
+        if (status == RINGBUF_E_SMALL && ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
         if (round % 10 == 0) assert_told(rb);
     }
     ASSERT_OK(ringbuf_shutdown(rb, 0));
@@ -281,9 +281,9 @@ static void *move(void *context)
     uint8_t buffer[400];
     size_t size;
     for (uint64_t i = 0; !atomic_load(&stop); i++) {
-        ringbuf_message message = {.buffer = NULL};
+        ringbuf_message message;
         ringbuf_put(rb, buffer, i % 400, 0);
-        if (i % 97 == 0 && ringbuf_take(rb, &message, 0) == RINGBUF_OK) ringbuf_nack(rb, &message);
+        if (i % 97 == 0 && ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK) ringbuf_nack(rb, &message);
         if (i % 3) ringbuf_get(rb, &size, buffer, sizeof buffer, 0);
     }
     return NULL;
@@ -345,12 +345,12 @@ static void test_a_ring_that_never_stands_still_is_counted_by_its_cursors_and_on
     TEST_IGNORE_MESSAGE("in the build with test points only");
 #else
     ringbuf *rb = create("q", 8, 0);
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message;
     uint8_t buffer[100];
     size_t size;
     for (int i = 0; i < 5; i++) put_bytes(rb, 20);
     ASSERT_OK(ringbuf_get(rb, &size, buffer, sizeof buffer, 0)); /* released: reclaim passes it in each copy */
-    ASSERT_OK(ringbuf_take(rb, &message, 0));
+    ASSERT_OK(ringbuf_take(rb, &message, NULL, 0, 0));
     ASSERT_OK(ringbuf_nack(rb, &message)); /* so that the records are walked */
     rb->ring.lanes[0].slots[2].word = 0; /* one of them is no record */
     struct look look = look_at("q");

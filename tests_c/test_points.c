@@ -113,15 +113,15 @@ static void get_one(void)
 
 static void take_and_ack_one(void)
 {
-    ringbuf_message message = {.buffer = NULL};
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ringbuf_message message = {.data = NULL};
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     ASSERT_OK(ringbuf_ack(queue, &message));
 }
 
 static void lease_and_ack_one(void)
 {
-    ringbuf_message message = {.buffer = NULL};
-    ASSERT_OK(ringbuf_lease(queue, &message, 0));
+    ringbuf_message message = {.data = NULL};
+    ASSERT_OK(ringbuf_lease(queue, &message, NULL, 0, 0));
     TEST_ASSERT_TRUE(message.in_arena);
     ASSERT_OK(ringbuf_ack(queue, &message));
 }
@@ -200,9 +200,9 @@ static void assert_everybody_was_woken(void)
 
 static void test_everybody_is_woken_after_a_close_has_given_back_what_was_taken(void)
 {
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message = {.data = NULL};
     ASSERT_OK(ringbuf_put(queue, "x", 2, 0));
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     at(RBI_POINT_recovery_hinted, announce); /* its own sleepers were woken before */
     ringbuf_close(queue);
     assert_happened(1);
@@ -236,8 +236,8 @@ static void test_a_close_wakes_the_sleepers_of_its_own_before_it_waits_for_them(
 static int take_and_die(void *context)
 {
     (void)context;
-    ringbuf_message message = {.buffer = NULL};
-    if (ringbuf_take(queue, &message, 0) != RINGBUF_OK) return 1;
+    ringbuf_message message = {.data = NULL};
+    if (ringbuf_take(queue, &message, NULL, 0, 0) != RINGBUF_OK) return 1;
     die();
 }
 

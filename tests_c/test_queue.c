@@ -80,7 +80,7 @@ static ringbuf_status get_until(ringbuf *rb, int64_t deadline_ns)
 static ringbuf_message take(ringbuf *rb, const char *text)
 {
     ringbuf_message message = {0};
-    ASSERT_OK(ringbuf_take(rb, &message, 0));
+    ASSERT_OK(ringbuf_take(rb, &message, NULL, 0, 0));
     TEST_ASSERT_EQUAL_STRING(text, message.data);
     return message;
 }
@@ -132,7 +132,7 @@ struct blocked_call {
 static void *make_call(void *context)
 {
     struct blocked_call *call = context;
-    ringbuf_message message = {.buffer = call->buffer, .capacity = sizeof call->buffer};
+    ringbuf_message message = {.data = NULL};
     size_t size;
     static const char much[ARENA / 4];
     const ringbuf_part small[] = {{"late", 5}, {"later", 6}}, large[] = {{much, sizeof much}, {much, sizeof much}};
@@ -140,7 +140,7 @@ static void *make_call(void *context)
     switch (call->kind) {
     case GET: call->status = ringbuf_get(call->rb, &size, call->buffer, sizeof call->buffer, call->deadline_ns); break;
     case PUT: call->status = ringbuf_put(call->rb, "late", 5, call->deadline_ns); break;
-    case TAKE: call->status = ringbuf_take(call->rb, &message, call->deadline_ns); break;
+    case TAKE: call->status = ringbuf_take(call->rb, &message, call->buffer, sizeof call->buffer, call->deadline_ns); break;
     case JOIN: call->status = ringbuf_join(call->rb, call->deadline_ns); break;
     case PUT_ALL: call->status = ringbuf_put_all(call->rb, small, 2, call->deadline_ns); break;
     case PUT_LARGE_ALL: call->status = ringbuf_put_all(call->rb, large, 2, call->deadline_ns); break;
@@ -277,8 +277,8 @@ static void test_arguments_that_make_no_sense_are_invalid(void)
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_get(queue, NULL, buffer, 8, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_get(queue, &size, NULL, 8, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_get(NULL, &size, buffer, 8, 0));
-    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_take(queue, NULL, 0));
-    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_take(NULL, &message, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_take(queue, NULL, NULL, 0, 0));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_take(NULL, &message, NULL, 0, 0));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_ack(queue, NULL));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_nack(NULL, &message));
     ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_size(queue, NULL));
@@ -324,7 +324,7 @@ static void test_an_empty_queue_times_out_at_its_deadline_and_not_before(void)
     const int64_t passed[] = {0, 1, INT64_MIN, -1, in_ms(-1)};
     for (size_t i = 0; i < sizeof passed / sizeof *passed; i++) {
         ASSERT_STATUS(RINGBUF_E_TIMEOUT, get_until(queue, passed[i]));
-        ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_take(queue, &message, passed[i]));
+        ASSERT_STATUS(RINGBUF_E_TIMEOUT, ringbuf_take(queue, &message, NULL, 0, passed[i]));
     }
     TEST_ASSERT_EQUAL_UINT64(0, stats_of(queue).sleeps);
     static const int64_t waits_ms[] = {1, 30, 250}; /* the last one outlasts liveness checks */
@@ -440,15 +440,15 @@ static void test_a_signal_ends_each_blocking_call_and_loses_nothing(void)
 static void test_a_taken_message_is_copied_if_it_fits_and_else_read_where_it_lies(void)
 {
     char buffer[8];
-    ringbuf_message message = {.buffer = buffer, .capacity = sizeof buffer};
+    ringbuf_message message = {.data = NULL};
     put(queue, "short");
     put(queue, "longer than the buffer");
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, buffer, sizeof buffer, 0));
     TEST_ASSERT_EQUAL_PTR(buffer, message.data);
     TEST_ASSERT_EQUAL_UINT64(6, message.size);
     TEST_ASSERT_EQUAL_STRING("short", buffer);
     ASSERT_OK(ringbuf_ack(queue, &message));
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, buffer, sizeof buffer, 0));
     TEST_ASSERT_TRUE(message.data != buffer);
     TEST_ASSERT_EQUAL_UINT64(23, message.size);
     TEST_ASSERT_EQUAL_STRING("longer than the buffer", message.data);
@@ -532,7 +532,7 @@ static void test_every_change_wakes_who_waits_for_it(void)
     static uint8_t large[2000];
     char bytes[sizeof large];
     ringbuf_part parts[3] = {{"one", 4}, {"two", 4}, {large, sizeof large}};
-    ringbuf_message message = {.buffer = NULL}, several[3];
+    ringbuf_message message = {.data = NULL}, several[3];
     ringbuf_reservation reservation;
     size_t size, count;
 
@@ -540,27 +540,27 @@ static void test_every_change_wakes_who_waits_for_it(void)
     ASSERT_WAKES(space, ringbuf_get(queue, &size, bytes, sizeof bytes, 0));
     ASSERT_WAKES(tasks, ringbuf_task_done(queue));
     ASSERT_WAKES(items, ringbuf_put(queue, large, sizeof large, 0));
-    ASSERT_WAKES(space, ringbuf_take(queue, &message, 0)); /* from now on it is in the arena only */
+    ASSERT_WAKES(space, ringbuf_take(queue, &message, NULL, 0, 0)); /* from now on it is in the arena only */
     ASSERT_WAKES(items, ringbuf_nack(queue, &message));
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     ASSERT_WAKES(room, ringbuf_ack(queue, &message));
     ASSERT_OK(ringbuf_reserve(queue, &reservation, sizeof large, 0));
     ASSERT_WAKES(room, ringbuf_abort(queue, &reservation));
     ASSERT_OK(ringbuf_reserve(queue, &reservation, sizeof large, 0));
     ASSERT_WAKES(items, ringbuf_commit(queue, &reservation, sizeof large, 0));
-    ASSERT_OK(ringbuf_lease(queue, &message, 0));
+    ASSERT_OK(ringbuf_lease(queue, &message, NULL, 0, 0));
     ASSERT_OK(ringbuf_keep(queue, &message));
     ASSERT_WAKES(room, ringbuf_release(queue, &message));
     ASSERT_OK(ringbuf_reserve(queue, &reservation, sizeof large, 0));
     ASSERT_WAKES(room, ringbuf_commit(queue, &reservation, 4, 0)); /* it went into the ring instead */
-    ASSERT_WAKES(space, ringbuf_lease(queue, &message, 0));
+    ASSERT_WAKES(space, ringbuf_lease(queue, &message, NULL, 0, 0));
     ASSERT_WAKES(items, ringbuf_nack(queue, &message));
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     ASSERT_WAKES(room, ringbuf_ack(queue, &message));
     put(queue, "x");
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     ASSERT_WAKES(items, ringbuf_nack(queue, &message));
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     ASSERT_WAKES(space, ringbuf_ack(queue, &message));
 
     ASSERT_WAKES(items, ringbuf_put_all(queue, parts, 3, 0));
@@ -572,7 +572,7 @@ static void test_every_change_wakes_who_waits_for_it(void)
     ASSERT_WAKES(room, ringbuf_ack_all(queue, several + 2, 1));
 
     put(queue, "x");
-    ASSERT_OK(ringbuf_take(queue, &message, 0));
+    ASSERT_OK(ringbuf_take(queue, &message, NULL, 0, 0));
     ASSERT_WAKES(items, ringbuf_shutdown(queue, 0));
     ASSERT_WAKES(space, ringbuf_shutdown(queue, 1));
     ASSERT_WAKES(room, ringbuf_shutdown(queue, 1));
@@ -677,7 +677,7 @@ static void test_every_call_on_a_closed_handle_says_so(void)
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_put(queue, "a", 1, RINGBUF_FOREVER));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_put(queue, buffer, SIZE_MAX, RINGBUF_FOREVER));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_get(queue, &size, buffer, 8, RINGBUF_FOREVER));
-    ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_take(queue, &message, RINGBUF_FOREVER));
+    ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_take(queue, &message, NULL, 0, RINGBUF_FOREVER));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_ack(queue, &message));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_nack(queue, &message));
     ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_shutdown(queue, 1));
@@ -981,7 +981,7 @@ static int take_one_and_die(void *context)
     ringbuf *rb = NULL;
     (void)context;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_take(rb, &message, 0) != RINGBUF_OK) return 2;
+    if (ringbuf_take(rb, &message, NULL, 0, 0) != RINGBUF_OK) return 2;
     die();
 }
 
@@ -1011,6 +1011,83 @@ static void test_a_poll_finds_it_too_if_it_comes_often_enough(void)
     assert_size(0);
 }
 
+static void test_one_who_waits_by_descriptors_finds_it_by_watching(void)
+{
+    int64_t next_ns = 0;
+    put(queue, "a");
+    TEST_ASSERT_EQUAL_INT(-SIGKILL, run_child(take_one_and_die, NULL));
+    while (stats_of(queue).items == 0) {
+        ASSERT_OK(ringbuf_watch(queue, &next_ns));
+        TEST_ASSERT_GREATER_THAN_INT64(0, next_ns);
+        int64_t left_ns = next_ns - ringbuf_now_ns();
+        if (left_ns > 0) nap_ms(left_ns / MILLISECOND + 1);
+    }
+    TEST_ASSERT_EQUAL_UINT64(1, stats_of(queue).recoveries);
+    get(queue, "a");
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_watch(NULL, &next_ns));
+    ASSERT_STATUS(RINGBUF_E_INVALID, ringbuf_watch(queue, NULL));
+    ringbuf_close(queue);
+    ASSERT_STATUS(RINGBUF_E_CLOSED, ringbuf_watch(queue, &next_ns));
+}
+
+static void test_watching_before_its_time_looks_for_nobody(void)
+{
+    int64_t next_ns, again_ns;
+    const rbi_atomic64 *looked_ns = &queue->header->watch.looked_ns;
+    for (int early = 0; early < 3;) {
+        ASSERT_OK(ringbuf_watch(queue, &next_ns));
+        uint64_t looked = rbi_load_relaxed64(looked_ns);
+        ASSERT_OK(ringbuf_watch(queue, &again_ns));
+        if (ringbuf_now_ns() >= next_ns) continue; /* we were slow */
+        TEST_ASSERT_EQUAL_INT64(next_ns, again_ns);
+        TEST_ASSERT_EQUAL_UINT64(looked, rbi_load_relaxed64(looked_ns));
+        early++;
+    }
+}
+
+static void test_all_handles_that_wait_share_one_look(void)
+{
+    enum { OTHERS = 15 };
+    ringbuf *others[OTHERS];
+    int64_t next_ns;
+    for (int i = 0; i < OTHERS; i++) others[i] = open_again();
+    for (bool in_time = false; !in_time;) {
+        int64_t begin_ns = ringbuf_now_ns();
+        uint64_t recovered;
+        ASSERT_OK(ringbuf_recover(queue, &recovered));
+        uint64_t looked = rbi_load_relaxed64(&queue->header->watch.looked_ns), seen = 0;
+        for (int i = 0; i < OTHERS; i++) {
+            ASSERT_OK(ringbuf_watch(others[i], &next_ns));
+            seen += rbi_load_relaxed64(&queue->header->watch.looked_ns) == looked;
+        }
+        in_time = ringbuf_now_ns() - begin_ns < 100 * MILLISECOND; /* else another look was due */
+        if (in_time) TEST_ASSERT_EQUAL_UINT64(OTHERS, seen);
+    }
+    for (int i = 0; i < OTHERS; i++) ringbuf_free(others[i]);
+}
+
+static int open_many_and_die(void *context)
+{
+    ringbuf *rb;
+    (void)context;
+    for (int i = 0; i < 18; i++)
+        if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
+    die();
+}
+
+static void test_who_finds_a_queue_full_of_the_dead_looks_although_another_one_has_just_looked(void)
+{
+    ringbuf *more;
+    recreate(0, 19);
+    TEST_ASSERT_EQUAL_INT(-SIGKILL, run_child(open_many_and_die, NULL));
+    /* Attachments rely on a look for as long as they want to be few beside it. */
+    rbi_store_relaxed64(&queue->header->watch.cost_ns, UINT64_C(50) * MILLISECOND);
+    rbi_store_relaxed64(&queue->header->watch.looked_ns, (uint64_t)ringbuf_now_ns());
+    ASSERT_OK(ringbuf_open(&more, "queue", NULL));
+    TEST_ASSERT_EQUAL_UINT64(18, stats_of(queue).recoveries);
+    ringbuf_free(more);
+}
+
 struct holder {
     stage holds;
 };
@@ -1021,7 +1098,7 @@ static int take_one_and_stay(void *context)
     ringbuf_message message = {0};
     ringbuf *rb = NULL;
     if (ringbuf_open(&rb, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_take(rb, &message, 0) != RINGBUF_OK) return 2;
+    if (ringbuf_take(rb, &message, NULL, 0, 0) != RINGBUF_OK) return 2;
     atomic_fetch_add(&holder->holds, 1);
     sleep_for_ever();
 }
@@ -1151,7 +1228,7 @@ static int take_fork_and_die(void *context)
     ringbuf_message message = {0};
     ringbuf_free(queue);
     if (ringbuf_open(&queue, "queue", NULL) != RINGBUF_OK) return 1;
-    if (ringbuf_take(queue, &message, 0) != RINGBUF_OK) return 2;
+    if (ringbuf_take(queue, &message, NULL, 0, 0) != RINGBUF_OK) return 2;
     pid_t child = fork();
     if (child == 0) _exit(outlive_parent(family));
     wait_for_stage(&family->child_ready, 1);
@@ -1392,6 +1469,10 @@ int main(void)
     RUN_TEST(test_what_a_killed_process_had_taken_reaches_a_waiting_get_by_itself);
     RUN_TEST(test_a_get_from_a_queue_that_is_shut_down_first_looks_for_what_the_dead_had_taken);
     RUN_TEST(test_a_poll_finds_it_too_if_it_comes_often_enough);
+    RUN_TEST(test_one_who_waits_by_descriptors_finds_it_by_watching);
+    RUN_TEST(test_watching_before_its_time_looks_for_nobody);
+    RUN_TEST(test_all_handles_that_wait_share_one_look);
+    RUN_TEST(test_who_finds_a_queue_full_of_the_dead_looks_although_another_one_has_just_looked);
     RUN_TEST(test_recover_counts_the_dead_it_cleaned_up_after);
     RUN_TEST(test_a_stopped_process_keeps_what_it_has_and_stops_nobody);
     RUN_TEST(test_an_inherited_handle_works_in_the_child_which_is_a_participant_of_its_own);

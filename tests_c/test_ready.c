@@ -81,8 +81,8 @@ static void get_nothing(ringbuf *rb)
 
 static ringbuf_message take(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    ASSERT_OK(ringbuf_take(rb, &message, 0));
+    ringbuf_message message = {.data = NULL};
+    ASSERT_OK(ringbuf_take(rb, &message, NULL, 0, 0));
     return message;
 }
 
@@ -324,17 +324,17 @@ static void test_a_lease_lowers_it_and_its_return_to_the_arena_raises_it(void)
     ringbuf *rb = create();
     int fd = items_fd(rb);
     for (int turn = 0; turn < 2; turn++) {
-        ringbuf_message message = {.buffer = NULL};
+        ringbuf_message message = {.data = NULL};
         ASSERT_OK(ringbuf_put(rb, large, turn ? sizeof large : 8, 0));
         ASSERT_UP(fd);
-        ASSERT_OK(ringbuf_lease(rb, &message, 0));
+        ASSERT_OK(ringbuf_lease(rb, &message, NULL, 0, 0));
         TEST_ASSERT_EQUAL_UINT32(1, message.in_arena);
         ASSERT_DOWN(fd);
         ASSERT_OK(ringbuf_nack(rb, &message));
         ASSERT_UP(fd);
         put(rb);
         ASSERT_UP(fd);
-        ASSERT_OK(ringbuf_lease(rb, &message, 0)); /* the returned one */
+        ASSERT_OK(ringbuf_lease(rb, &message, NULL, 0, 0)); /* the returned one */
         ASSERT_UP(fd);
         ASSERT_OK(ringbuf_keep(rb, &message));
         ASSERT_UP(fd);
@@ -350,13 +350,13 @@ static void test_a_message_that_is_too_large_for_the_buffer_leaves_it_up(void)
 {
     ringbuf *rb = create();
     int fd = items_fd(rb);
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message = {.data = NULL};
     char byte;
     size_t size;
     put(rb);
     ASSERT_STATUS(RINGBUF_E_SMALL, ringbuf_get(rb, &size, &byte, 1, 0));
     ASSERT_UP(fd);
-    ASSERT_OK(ringbuf_lease(rb, &message, 0));
+    ASSERT_OK(ringbuf_lease(rb, &message, NULL, 0, 0));
     ASSERT_OK(ringbuf_nack(rb, &message)); /* now it waits in the arena */
     ASSERT_STATUS(RINGBUF_E_SMALL, ringbuf_get(rb, &size, &byte, 1, 0));
     ASSERT_UP(fd);
@@ -517,11 +517,11 @@ static void test_a_close_gives_back_and_raises_it(void)
 static void test_a_close_with_pins_closes_the_descriptors_and_tells_the_others(void)
 {
     ringbuf *rb = create(), *taker = attach();
-    ringbuf_message kept = {.buffer = NULL};
+    ringbuf_message kept = {.data = NULL};
     int fd = items_fd(rb), own = items_fd(taker), changes = changes_fd(taker, RINGBUF_ROOM);
     put(rb);
     put(rb);
-    ASSERT_OK(ringbuf_lease(taker, &kept, 0));
+    ASSERT_OK(ringbuf_lease(taker, &kept, NULL, 0, 0));
     ASSERT_OK(ringbuf_keep(taker, &kept));
     take(taker);
     ASSERT_DOWN(fd);
@@ -560,10 +560,10 @@ static void test_an_unlinked_queue_goes_on_telling(void)
 static int take_and_die(void *context)
 {
     ringbuf *rb = NULL;
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message = {.data = NULL};
     if (ringbuf_open(&rb, "q", NULL) != RINGBUF_OK) return 1;
     if (context && ringbuf_items_fd(rb, context) != RINGBUF_OK) return 2;
-    if (ringbuf_take(rb, &message, 0) != RINGBUF_OK) return 3;
+    if (ringbuf_take(rb, &message, NULL, 0, 0) != RINGBUF_OK) return 3;
     die();
 }
 
@@ -837,7 +837,7 @@ static void test_room_in_the_ring_is_told_once_it_is_there(void)
     get(getter);
     ASSERT_UP(fd);
     ringbuf_free(getter);
-    while (ringbuf_size(rb, &(uint64_t){0}) == RINGBUF_OK && ringbuf_take(rb, &message, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
+    while (ringbuf_size(rb, &(uint64_t){0}) == RINGBUF_OK && ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
     ringbuf_free(rb);
 }
 
@@ -857,7 +857,7 @@ static void test_a_put_that_fails_wakes_nobody_who_waits_for_room(void)
         ASSERT_DOWN(fd);
     }
     ringbuf_message message;
-    while (message = (ringbuf_message){.buffer = NULL}, ringbuf_take(rb, &message, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
+    while (message = (ringbuf_message){.data = NULL}, ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
     ringbuf_reservation reservation;
     ASSERT_OK(ringbuf_reserve(rb, &reservation, (1 << 20) - 3 * 4096, 0));
     changes_fd(rb, RINGBUF_ROOM);
@@ -895,8 +895,8 @@ static void test_room_in_the_arena_is_told_however_it_comes_to_be_there(void)
     ASSERT_OK(ringbuf_abort(other, &reservation));
     ASSERT_UP(fd);
     ASSERT_OK(ringbuf_put(other, large, sizeof large, 0));
-    ringbuf_message message = {.buffer = NULL};
-    ASSERT_OK(ringbuf_lease(other, &message, 0));
+    ringbuf_message message = {.data = NULL};
+    ASSERT_OK(ringbuf_lease(other, &message, NULL, 0, 0));
     ASSERT_OK(ringbuf_keep(other, &message));
     changes_fd(rb, RINGBUF_ROOM);
     ASSERT_DOWN(fd);
@@ -980,7 +980,7 @@ static void test_passing_on_wakes_those_whose_knock_was_taken(void)
     ASSERT_UP(first);
     ASSERT_UP(second);
     ringbuf_message message;
-    while (message = (ringbuf_message){.buffer = NULL}, ringbuf_take(rb, &message, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
+    while (message = (ringbuf_message){.data = NULL}, ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK) ASSERT_OK(ringbuf_ack(rb, &message));
     ringbuf_free(other);
     ringbuf_free(rb);
 }

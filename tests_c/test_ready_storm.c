@@ -162,8 +162,8 @@ static void put_several(ringbuf *rb)
 
 static void take_one(ringbuf *rb, bool lease, bool give_back)
 {
-    ringbuf_message message = {.buffer = empty_hand(), .capacity = sizeof(struct message)};
-    ringbuf_status status = (lease ? ringbuf_lease : ringbuf_take)(rb, &message, 0);
+    ringbuf_message message = {.data = NULL};
+    ringbuf_status status = (lease ? ringbuf_lease : ringbuf_take)(rb, &message, empty_hand(), sizeof(struct message), 0);
     if (status == RINGBUF_E_TIMEOUT) return;
     if (status != RINGBUF_OK) {
         wrong("take", status);

@@ -26,6 +26,7 @@ static void *data_mapping;          /* a page that is not used, and the data of 
 
 static rbi_atomic64 *returned_word(void) { return &order.returned; }
 static rbi_atomic64 *reclaim_seen(void) { return &ring.lanes[0].reclaim_seen; }
+static bool bypass(void) { struct rbi_record lacking; return rbi_ring_bypass(&ring, 0, &lacking) == RBI_RING_OK; }
 static enum rbi_ring_outcome raise_reserved(uint64_t cells) { return rbi_ring_raise_reserved(&ring, 0, cells); }
 static uint64_t number_of(const struct rbi_record *record) { return rbi_ring_number_of(record); }
 
@@ -1292,7 +1293,7 @@ static void test_a_record_held_in_a_ring_full_of_nothing_else_is_stuck_and_can_b
     struct rbi_record held = take("held");
     get_stuck();
     TEST_ASSERT_TRUE(rbi_ring_stuck_at(&ring, 0) != 0);
-    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_TRUE(bypass());
     put("a");
     put("b");
     assert_count(2);
@@ -1313,7 +1314,7 @@ static void test_who_looks_for_room_sees_that_of_the_next_lane_where_one_was_clo
     get_stuck();
     for (int round = 0; round < 2 * RBI_LANES; round++) { /* also into lanes that were in use before */
         TEST_ASSERT_FALSE(rbi_ring_has_room_for(&ring, 2, 2));
-        TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+        TEST_ASSERT_TRUE(bypass());
         TEST_ASSERT_TRUE(rbi_ring_has_room_for(&ring, 2, 2));
         TEST_ASSERT_FALSE(rbi_ring_has_room_for(&ring, SMALL_RING, 2));
         put("next");
@@ -1345,7 +1346,7 @@ static void test_messages_of_a_closed_lane_come_before_those_of_the_next(void)
     get("first");
     put("second");
     while (put_number(0, CELL) == RBI_RING_OK) {}
-    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_TRUE(bypass());
     put("third");
     publish(&late); /* into the lane that is closed, and skipped there */
     get("late");
@@ -1362,7 +1363,7 @@ static void test_what_is_given_back_in_a_closed_lane_is_delivered_before_the_nex
     put("held");
     struct rbi_record held = take_as(OTHER, "held");
     get_stuck();
-    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_TRUE(bypass());
     put("younger");
     ASSERT_DONE(rbi_ring_recover(&ring, OTHER));
     TEST_ASSERT_EQUAL_UINT32(0, held.lane);
@@ -1381,11 +1382,11 @@ static void test_as_many_records_as_there_are_spare_lanes_can_be_gone_round_and_
         held[lane] = take("held");
         TEST_ASSERT_EQUAL_UINT32(lane, held[lane].lane);
         get_stuck();
-        TEST_ASSERT_EQUAL(lane < RBI_LANES - 1, rbi_ring_bypass(&ring));
+        TEST_ASSERT_EQUAL(lane < RBI_LANES - 1, bypass());
     }
     assert_claim(RBI_RING_FULL, 0);
     rbi_ring_release(&ring, &held[0]); /* the next lane in turn is quiet now */
-    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_TRUE(bypass());
     put("goes on");
     get("goes on");
     for (int lane = 1; lane < RBI_LANES; lane++) rbi_ring_release(&ring, &held[lane]);
@@ -1400,16 +1401,16 @@ static void test_a_lane_is_not_used_again_before_consumers_have_left_it(void)
     small_ring();
     put("first");
     struct rbi_record first = take("first");
-    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_TRUE(bypass());
     rbi_ring_release(&ring, &first); /* nothing is left in the first lane, but nobody has come to its END */
     for (int lane = 1; lane < RBI_LANES; lane++) {
-        TEST_ASSERT_TRUE(lane == 1 || rbi_ring_bypass(&ring));
+        TEST_ASSERT_TRUE(lane == 1 || bypass());
         ASSERT_DONE(put_number((uint64_t)lane, 8));
     }
-    TEST_ASSERT_FALSE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_FALSE(bypass());
     TEST_ASSERT_EQUAL_UINT64(0, rbi_load_total64(&order.get_epoch));
     get_number(1, 8); /* now they have */
-    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_TRUE(bypass());
     ASSERT_DONE(put_number(RBI_LANES, 8));
     for (uint64_t number = 2; number <= RBI_LANES; number++) get_number(number, 8);
     assert_empty();
@@ -1421,7 +1422,7 @@ static void test_lanes_can_be_changed_more_often_than_an_end_can_count(void)
     for (int epoch = 1; epoch <= RBI_OWNER_MAX + 2 * RBI_LANES; epoch++) {
         put("held");
         struct rbi_record held = take("held");
-        TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+        TEST_ASSERT_TRUE(bypass());
         put("next");
         rbi_ring_release(&ring, &held);
         get("next");
@@ -1437,7 +1438,7 @@ static void test_max_items_holds_across_lanes(void)
     put("held");
     struct rbi_record held = take("held");
     put("a");
-    TEST_ASSERT_TRUE(rbi_ring_bypass(&ring));
+    TEST_ASSERT_TRUE(bypass());
     put("b");
     put("c");
     assert_claim(RBI_RING_FULL, 0);
@@ -1463,14 +1464,16 @@ static void test_a_claim_beyond_the_reserved_pages_says_how_many_are_needed_and_
     uint64_t before = rbi_load_total64(&cursors->tail);
     assert_empty();
     ASSERT_OUTCOME(RBI_RING_UNRESERVED, rbi_ring_claim(&ring, &record, PRODUCER, 3 * CELL));
-    TEST_ASSERT_EQUAL_UINT64(3, record.cells);
+    TEST_ASSERT_EQUAL_UINT64(4, record.cells); /* with one more, where an END or a GAP could be written */
     TEST_ASSERT_EQUAL_UINT64(before, rbi_load_total64(&cursors->tail));
     ASSERT_DONE(raise_reserved(3));
+    ASSERT_OUTCOME(RBI_RING_UNRESERVED, rbi_ring_claim(&ring, &record, PRODUCER, 3 * CELL));
+    ASSERT_DONE(raise_reserved(4));
     ASSERT_DONE(put_number(1, 3 * CELL));
     ASSERT_OUTCOME(RBI_RING_UNRESERVED, rbi_ring_claim(&ring, &record, PRODUCER, 0));
-    TEST_ASSERT_EQUAL_UINT64(4, record.cells);
+    TEST_ASSERT_EQUAL_UINT64(5, record.cells);
     get_number(1, 3 * CELL);
-    assert_empty(); /* and nothing looks at the slot behind, which has no page */
+    assert_empty();
 }
 
 static void test_a_claim_across_the_end_needs_pages_up_to_the_end_only(void)
@@ -1495,6 +1498,414 @@ static void test_the_count_of_reserved_pages_only_grows_and_nonsense_is_corrupt(
     rbi_store_relaxed64(&cursors->reserved_cells, SMALL_RING + 1);
     ASSERT_OUTCOME(RBI_RING_CORRUPT, raise_reserved(SMALL_RING));
     assert_claim(RBI_RING_UNRESERVED, 0); /* believed to be none, not more than there are */
+}
+
+/* ---- beginning again where pages end ---- */
+
+/** A ring of 32 cells, `reserved` of which have pages, and whose laps may end there. */
+static void start_short_ring(uint64_t reserved, uint64_t max_items)
+{
+    small_ring_of(max_items);
+    rbi_store_relaxed64(&cursors->reserved_cells, reserved);
+    ring.least_lap = 1;
+    ring.age_shift = 63;
+}
+
+static void short_ring(uint64_t reserved) { start_short_ring(reserved, 0); }
+
+static uint64_t index_of_tail(void) { return tail() % SMALL_RING; }
+static uint64_t lap_of_tail(void) { return tail() / SMALL_RING; }
+static uint64_t reserved(void) { return rbi_load_relaxed64(&cursors->reserved_cells); }
+
+/** Put and get, one at a time, reserving what a claim asks for. */
+static void pass_through(uint64_t messages, uint64_t size)
+{
+    for (uint64_t number = 0; number < messages; number++) {
+        struct rbi_record record;
+        enum rbi_ring_outcome outcome;
+        while ((outcome = rbi_ring_claim(&ring, &record, PRODUCER, size)) == RBI_RING_UNRESERVED) ASSERT_DONE(raise_reserved(record.cells));
+        ASSERT_DONE(outcome);
+        write_number(record.payload, size, number);
+        publish(&record);
+        assert_count(1);
+        get_number(number, size);
+        assert_empty();
+    }
+}
+
+static void test_an_empty_ring_begins_again_where_its_pages_end(void)
+{
+    short_ring(12);
+    pass_through(1000, 1);
+    TEST_ASSERT_EQUAL_UINT64(12, reserved());
+    TEST_ASSERT_GREATER_THAN_UINT64(1000 / 12, lap_of_tail());
+    for (uint64_t slot = 12; slot < SMALL_RING; slot++) TEST_ASSERT_EQUAL_UINT64(0, slots[slot].word);
+}
+
+static void test_in_the_last_quarter_of_its_pages_an_empty_ring_begins_again(void)
+{
+    short_ring(16);
+    for (int number = 0; number < 11; number++) {
+        put("a");
+        get("a");
+    }
+    put("a");
+    TEST_ASSERT_EQUAL_UINT64(2, lap_of_tail());
+    TEST_ASSERT_EQUAL_UINT64(1, index_of_tail());
+    get("a");
+    assert_empty();
+}
+
+static void test_two_at_a_time_do_not_miss_the_moment_at_which_the_ring_is_empty(void)
+{
+    short_ring(16);
+    for (int number = 0; number < 100; number++) {
+        put("a");
+        put("b");
+        get("a");
+        get("b");
+    }
+    TEST_ASSERT_EQUAL_UINT64(16, reserved());
+    assert_empty();
+}
+
+static void test_a_ring_that_is_not_empty_goes_on_beyond_its_pages(void)
+{
+    short_ring(8);
+    put("held");
+    struct rbi_record held = take("held"), record;
+    for (int number = 1; number < 7; number++) {
+        put("a");
+        get("a");
+    }
+    ASSERT_OUTCOME(RBI_RING_UNRESERVED, rbi_ring_claim(&ring, &record, PRODUCER, 1));
+    TEST_ASSERT_EQUAL_UINT64(9, record.cells);
+    rbi_ring_release(&ring, &held);
+    put("b");
+    TEST_ASSERT_EQUAL_UINT64(2, lap_of_tail());
+    TEST_ASSERT_EQUAL_UINT64(1, index_of_tail());
+    get("b");
+    assert_empty();
+}
+
+static void test_a_ring_goes_on_beyond_its_pages_until_they_are_worth_a_lap(void)
+{
+    short_ring(4);
+    ring.least_lap = 8;
+    pass_through(1000, 1);
+    TEST_ASSERT_EQUAL_UINT64(8, reserved());
+}
+
+static void test_the_older_a_ring_is_the_longer_are_its_laps(void)
+{
+    short_ring(4);
+    ring.age_shift = 2; /* in lap 32 the pages of 8 cells, in lap 128 all */
+    pass_through(100, 1);
+    TEST_ASSERT_LESS_THAN_UINT64(16, reserved());
+    pass_through(10000, 1);
+    TEST_ASSERT_EQUAL_UINT64(SMALL_RING, reserved());
+}
+
+static void test_short_laps_use_up_an_eighth_of_all_laps_at_most(void)
+{
+    for (uint32_t cells_log2 = RBI_CELLS_MIN_LOG2; cells_log2 <= RBI_CELLS_MAX_LOG2; cells_log2++) {
+        struct rbi_ring view;
+        rbi_ring_init(&view, &order, cells_log2, RBI_CELL_MIN_LOG2, 0);
+        uint64_t bits_of_position = 63 - cells_log2, laps = (uint64_t)1 << (bits_of_position - cells_log2);
+        if (laps > (uint64_t)1 << (48 - cells_log2)) laps = (uint64_t)1 << (48 - cells_log2);
+        TEST_ASSERT_EQUAL_UINT64((uint64_t)1 << cells_log2, (laps / 8) >> view.age_shift);
+    }
+}
+
+static void test_a_large_message_begins_again_only_if_it_fits_in_front(void)
+{
+    short_ring(8);
+    put("a");
+    get("a");
+    struct rbi_record record;
+    ASSERT_OUTCOME(RBI_RING_UNRESERVED, rbi_ring_claim(&ring, &record, PRODUCER, 8 * CELL)); /* with a slot behind it: 9 in front */
+    TEST_ASSERT_EQUAL_UINT64(10, record.cells);
+    TEST_ASSERT_EQUAL_UINT64(1, lap_of_tail());
+    ASSERT_DONE(put_number(7, 7 * CELL));
+    TEST_ASSERT_EQUAL_UINT64(2, lap_of_tail());
+    TEST_ASSERT_EQUAL_UINT64(7, index_of_tail());
+    get_number(7, 7 * CELL);
+    assert_empty();
+}
+
+static void test_messages_of_any_sizes_one_at_a_time_need_pages_for_two_of_the_largest(void)
+{
+    static const uint64_t sizes[] = {1, 48, 49, 3 * CELL, 6 * CELL, CELL};
+    short_ring(4);
+    for (uint64_t seed = 1, number = 0; number < 2000; number++) pass_through(1, sizes[random_below(&seed, 6)]);
+    TEST_ASSERT_LESS_OR_EQUAL_UINT64(16, reserved());
+}
+
+static void test_a_gap_is_no_item_wherever_cursors_lag(void)
+{
+    start_short_ring(4, 1);
+    for (int number = 0; number < 2; number++) {
+        put("a");
+        get("a");
+    }
+    TEST_ASSERT_EQUAL_UINT64(SMALL_RING + 2, tail());
+    /* Its producer is stopped right after the compare-and-swap: no cursor has moved. */
+    write_word(tail(), SMALL_RING - 2, 0, RBI_KIND_GAP);
+    assert_count(0);
+    TEST_ASSERT_TRUE(rbi_ring_has_room(&ring, 1));
+    TEST_ASSERT_FALSE(rbi_ring_ready_at_head(&ring));
+    assert_take(RBI_RING_EMPTY);
+    TEST_ASSERT_EQUAL_UINT64(2 * SMALL_RING, tail());
+    TEST_ASSERT_EQUAL_UINT64(2 * SMALL_RING, head());
+    assert_empty();
+    put("b");
+    assert_count(1);
+    assert_claim(RBI_RING_FULL, 1); /* max_items */
+    get("b");
+    assert_empty();
+}
+
+static void test_a_gap_is_passed_by_whichever_call_meets_it(void)
+{
+    enum { CALLS = 7 };
+    for (int call = 0; call < CALLS; call++) {
+        short_ring(4);
+        for (int number = 0; number < 2; number++) {
+            put("a");
+            get("a");
+        }
+        write_word(tail(), SMALL_RING - 2, 0, RBI_KIND_GAP);
+        switch (call) {
+        case 0: assert_take(RBI_RING_EMPTY); break;
+        case 1: put("b"); break;
+        case 2: ASSERT_DONE(rbi_ring_recover(&ring, OTHER)); break;
+        case 3: TEST_ASSERT_EQUAL_UINT64(0, rbi_ring_used_bytes(&ring)); break;
+        case 4: TEST_ASSERT_TRUE(rbi_ring_make_do(&ring, 1)); put("b"); break;
+        case 5: rbi_ring_look_ahead(&ring, 2); put("b"); break;
+        case 6: TEST_ASSERT_TRUE(rbi_ring_has_room(&ring, 1)); put("b"); break;
+        }
+        TEST_ASSERT_EQUAL_UINT64(2, lap_of_tail());
+        if (call == 1 || call >= 4) get("b");
+        assert_empty();
+        put("c");
+        get("c");
+        assert_empty();
+    }
+}
+
+static void test_a_claim_that_stands_where_pages_end_is_no_reason_to_ask_for_more(void)
+{
+    short_ring(4);
+    for (int number = 0; number < 2; number++) {
+        put("a");
+        get("a");
+    }
+    /* Another producer has claimed the last cell that may be claimed, and not moved tail. */
+    write_word(tail(), 1, OTHER, RBI_KIND_CLAIMED);
+    struct rbi_record record;
+    ASSERT_OUTCOME(RBI_RING_UNRESERVED, rbi_ring_claim(&ring, &record, PRODUCER, 1)); /* behind it, for that is in use */
+    TEST_ASSERT_EQUAL_UINT64(5, record.cells);
+    TEST_ASSERT_EQUAL_UINT64(SMALL_RING + 3, tail());
+    ASSERT_DONE(rbi_ring_recover(&ring, OTHER));
+    put("b");
+    TEST_ASSERT_EQUAL_UINT64(2 * SMALL_RING + 1, tail());
+    get("b");
+    assert_empty();
+}
+
+static void test_what_was_claimed_and_voided_is_not_in_the_way_of_beginning_again(void)
+{
+    short_ring(4);
+    for (int number = 0; number < 100; number++) {
+        struct rbi_record record = claim("void");
+        ASSERT_DONE(rbi_ring_void(&ring, &record, PRODUCER));
+        assert_count(0);
+    }
+    TEST_ASSERT_EQUAL_UINT64(4, reserved());
+    put("a");
+    get("a");
+    assert_empty();
+}
+
+static void test_what_was_given_back_is_found_and_the_ring_does_not_begin_again_before(void)
+{
+    short_ring(4);
+    put("a");
+    struct rbi_record a = take("a");
+    rbi_ring_give_back(&ring, &a);
+    put("b");
+    put("c");
+    assert_claim(RBI_RING_UNRESERVED, 1);
+    get("a");
+    get("b");
+    assert_claim(RBI_RING_UNRESERVED, 1);
+    get("c");
+    put("d");
+    TEST_ASSERT_EQUAL_UINT64(2, lap_of_tail());
+    get("d");
+    assert_empty();
+}
+
+static void test_laps_are_cut_short_around_the_end_of_every_field(void)
+{
+    /* The last lap of all; the last that fits into a word; the last before a position's highest bit changes. */
+    const uint64_t last[] = {(uint64_t)1 << (63 - SMALL_RING_LOG2), (uint64_t)1 << 48, (uint64_t)1 << (62 - SMALL_RING_LOG2)};
+    for (size_t i = 0; i < sizeof last / sizeof *last; i++) {
+        for (uint64_t before = 1; before <= 3; before++) {
+            start_ring(SMALL_RING_LOG2, last[i] - before * SMALL_RING, 0);
+            rbi_store_relaxed64(&cursors->reserved_cells, 12);
+            ring.least_lap = 1;
+            ring.age_shift = 63;
+            pass_through(200, 1);
+            pass_through(50, 5 * CELL);
+            TEST_ASSERT_LESS_OR_EQUAL_UINT64(16, reserved());
+        }
+    }
+}
+
+static void test_the_items_of_cursors_wrap_while_laps_are_short(void)
+{
+    short_ring(6);
+    for (uint64_t number = 0; number < 8 * SMALL_RING; number++) { /* they count to twice the cells */
+        put("a");
+        put("b");
+        assert_count(2);
+        get("a");
+        get("b");
+        assert_empty();
+    }
+    TEST_ASSERT_LESS_OR_EQUAL_UINT64(8, reserved());
+}
+
+static void test_a_lane_is_closed_where_pages_end_and_the_next_has_room(void)
+{
+    short_ring(4);
+    put("held");
+    struct rbi_record held = take("held");
+    put("a");
+    put("b");
+    TEST_ASSERT_TRUE(bypass()); /* the END lies in the slot that is kept for it */
+    put("c");
+    get("a");
+    get("b");
+    get("c");
+    rbi_ring_release(&ring, &held);
+    assert_empty();
+    TEST_ASSERT_EQUAL_UINT64(4, reserved());
+}
+
+static void test_a_lane_without_pages_is_not_gone_to_before_it_has_some(void)
+{
+    short_ring(4);
+    for (int lane = 1; lane < RBI_LANES; lane++) rbi_store_relaxed64(&cursors[lane].reserved_cells, 0);
+    struct rbi_record record;
+    put("a");
+    ASSERT_OUTCOME(RBI_RING_UNRESERVED, rbi_ring_bypass(&ring, 2 * CELL, &record));
+    TEST_ASSERT_EQUAL_UINT32(1, record.lane);
+    TEST_ASSERT_EQUAL_UINT64(3, record.cells);
+    TEST_ASSERT_EQUAL_UINT64(0, order.put_epoch);
+    put("b"); /* still here */
+    ASSERT_DONE(rbi_ring_raise_reserved(&ring, 1, 3));
+    ASSERT_DONE(rbi_ring_bypass(&ring, 2 * CELL, &record));
+    ASSERT_DONE(put_number(1, 2 * CELL));
+    get("a");
+    get("b");
+    get_number(1, 2 * CELL);
+    assert_empty();
+}
+
+static void test_without_more_pages_a_ring_makes_do_with_those_it_has(void)
+{
+    short_ring(8);
+    ring.least_lap = UINT64_MAX; /* laps are not cut short for less than that */
+    for (int lane = 1; lane < RBI_LANES; lane++) rbi_store_relaxed64(&cursors[lane].reserved_cells, 0);
+    for (uint64_t number = 0; number < 7; number++) ASSERT_DONE(put_number(number, 1));
+    assert_claim(RBI_RING_UNRESERVED, 1);
+    TEST_ASSERT_FALSE(rbi_ring_make_do(&ring, 1)); /* no room in front */
+    get_number(0, 1);
+    TEST_ASSERT_FALSE(rbi_ring_make_do(&ring, 1)); /* one cell stays free */
+    get_number(1, 1);
+    TEST_ASSERT_FALSE(rbi_ring_make_do(&ring, 2 * CELL));
+    TEST_ASSERT_EQUAL_UINT64(1, lap_of_tail());
+    TEST_ASSERT_TRUE(rbi_ring_make_do(&ring, 1));
+    ASSERT_DONE(put_number(7, 1));
+    assert_claim(RBI_RING_FULL, 1);
+    assert_count(6);
+    for (uint64_t number = 2; number < 8; number++) get_number(number, 1);
+    assert_empty();
+    TEST_ASSERT_EQUAL_UINT64(8, reserved());
+}
+
+static void test_without_more_pages_an_empty_ring_takes_a_message_for_ever(void)
+{
+    short_ring(8);
+    ring.least_lap = UINT64_MAX;
+    for (int lane = 1; lane < RBI_LANES; lane++) rbi_store_relaxed64(&cursors[lane].reserved_cells, 0);
+    static const uint64_t sizes[] = {1, 2 * CELL, 7 * CELL, 5 * CELL};
+    for (uint64_t number = 0; number < 1000; number++) {
+        uint64_t size = sizes[number % 4];
+        enum rbi_ring_outcome outcome = put_number(number, size);
+        if (outcome == RBI_RING_UNRESERVED) {
+            TEST_ASSERT_TRUE(rbi_ring_make_do(&ring, size));
+            outcome = put_number(number, size);
+        }
+        ASSERT_DONE(outcome);
+        get_number(number, size);
+        assert_empty();
+    }
+    TEST_ASSERT_EQUAL_UINT64(8, reserved());
+}
+
+static void test_without_more_pages_here_puts_go_on_in_a_lane_that_has_them(void)
+{
+    short_ring(4);
+    ring.least_lap = UINT64_MAX;
+    put("a");
+    put("b");
+    put("c");
+    assert_claim(RBI_RING_UNRESERVED, 1);
+    TEST_ASSERT_TRUE(rbi_ring_make_do(&ring, 1));
+    put("d");
+    get("a");
+    get("b");
+    get("c");
+    get("d");
+    assert_empty();
+}
+
+static void test_a_batch_begins_again_as_a_whole(void)
+{
+    short_ring(16);
+    for (int batch = 0; batch < 100; batch++) {
+        rbi_ring_look_ahead(&ring, 7);
+        for (uint64_t number = 0; number < 7; number++) ASSERT_DONE(put_number(number, 1));
+        for (uint64_t number = 0; number < 7; number++) get_number(number, 1);
+    }
+    assert_empty();
+    TEST_ASSERT_EQUAL_UINT64(16, reserved());
+}
+
+static void test_gaps_that_another_program_wrote_end_every_call(void)
+{
+    short_ring(SMALL_RING);
+    struct rbi_record record;
+    uint64_t seed = 1;
+    for (int round = 0; round < 200; round++) {
+        for (uint64_t slot = 0; slot < SMALL_RING; slot++) {
+            uint64_t at = tail() - index_of_tail() + slot + random_below(&seed, 2) * SMALL_RING;
+            write_word(at, random_below(&seed, SMALL_RING), 0, RBI_KIND_GAP);
+        }
+        rbi_store_relaxed64(&cursors->reserved_cells, random_below(&seed, SMALL_RING + 2));
+        rbi_ring_claim(&ring, &record, PRODUCER, 1);
+        rbi_ring_make_do(&ring, 1);
+        rbi_ring_look_ahead(&ring, 5);
+        rbi_ring_take(&ring, &record, CONSUMER, UINT64_MAX);
+        rbi_ring_has_room(&ring, 1);
+        rbi_ring_bypass(&ring, 1, &record);
+        uint64_t items;
+        rbi_ring_count(&ring, &items);
+        rbi_ring_recover(&ring, OTHER);
+    }
 }
 
 /* ---- shared memory that somebody wrote over ---- */
@@ -1535,7 +1946,7 @@ static void test_a_word_of_an_unknown_kind_is_corrupt_to_a_taker(void)
 {
     small_ring();
     put("a");
-    for (uint32_t kind = RBI_KIND_END + 1; kind <= 15; kind++) {
+    for (uint32_t kind = RBI_KIND_GAP + 1; kind <= 15; kind++) {
         write_word(head(), 1, 0, kind);
         assert_take(RBI_RING_CORRUPT);
     }
@@ -1592,7 +2003,7 @@ static void ask_everything(uint64_t *seed)
     uint32_t owner;
     bool reference;
     ring.looks_aside = random_below(seed, 2);
-    if (rbi_ring_stuck_at(&ring, 0) || random_below(seed, 4) == 0) rbi_ring_bypass(&ring);
+    if (rbi_ring_stuck_at(&ring, 0) || random_below(seed, 4) == 0) bypass();
     int room = rbi_ring_has_room(&ring, random_below(seed, SMALL_RING * CELL / 2 + 1)) + rbi_ring_may_take(&ring);
     (void)room;
     rbi_ring_used_bytes(&ring);
@@ -1937,6 +2348,29 @@ int main(void)
     RUN_TEST(test_a_claim_beyond_the_reserved_pages_says_how_many_are_needed_and_changes_nothing);
     RUN_TEST(test_a_claim_across_the_end_needs_pages_up_to_the_end_only);
     RUN_TEST(test_the_count_of_reserved_pages_only_grows_and_nonsense_is_corrupt);
+    RUN_TEST(test_an_empty_ring_begins_again_where_its_pages_end);
+    RUN_TEST(test_in_the_last_quarter_of_its_pages_an_empty_ring_begins_again);
+    RUN_TEST(test_two_at_a_time_do_not_miss_the_moment_at_which_the_ring_is_empty);
+    RUN_TEST(test_a_ring_that_is_not_empty_goes_on_beyond_its_pages);
+    RUN_TEST(test_a_ring_goes_on_beyond_its_pages_until_they_are_worth_a_lap);
+    RUN_TEST(test_the_older_a_ring_is_the_longer_are_its_laps);
+    RUN_TEST(test_short_laps_use_up_an_eighth_of_all_laps_at_most);
+    RUN_TEST(test_a_large_message_begins_again_only_if_it_fits_in_front);
+    RUN_TEST(test_messages_of_any_sizes_one_at_a_time_need_pages_for_two_of_the_largest);
+    RUN_TEST(test_a_gap_is_no_item_wherever_cursors_lag);
+    RUN_TEST(test_a_gap_is_passed_by_whichever_call_meets_it);
+    RUN_TEST(test_a_claim_that_stands_where_pages_end_is_no_reason_to_ask_for_more);
+    RUN_TEST(test_what_was_claimed_and_voided_is_not_in_the_way_of_beginning_again);
+    RUN_TEST(test_what_was_given_back_is_found_and_the_ring_does_not_begin_again_before);
+    RUN_TEST(test_laps_are_cut_short_around_the_end_of_every_field);
+    RUN_TEST(test_the_items_of_cursors_wrap_while_laps_are_short);
+    RUN_TEST(test_a_lane_is_closed_where_pages_end_and_the_next_has_room);
+    RUN_TEST(test_a_lane_without_pages_is_not_gone_to_before_it_has_some);
+    RUN_TEST(test_without_more_pages_a_ring_makes_do_with_those_it_has);
+    RUN_TEST(test_without_more_pages_an_empty_ring_takes_a_message_for_ever);
+    RUN_TEST(test_without_more_pages_here_puts_go_on_in_a_lane_that_has_them);
+    RUN_TEST(test_a_batch_begins_again_as_a_whole);
+    RUN_TEST(test_gaps_that_another_program_wrote_end_every_call);
     RUN_TEST(test_a_record_of_no_cells_is_corrupt_to_everybody);
     RUN_TEST(test_an_end_that_leads_round_all_lanes_is_corrupt_and_not_followed_for_ever);
     RUN_TEST(test_a_word_of_an_unknown_kind_is_corrupt_to_a_taker);

@@ -789,11 +789,11 @@ static void call_everything(ringbuf *rb)
         ringbuf_put(rb, buffer, 0, 0);
         ringbuf_put(rb, "hello", 6, rbi_monotonic_ns() + MILLISECOND);
         ringbuf_get(rb, &size, buffer, sizeof buffer, 0);
-        if (ringbuf_take(rb, &message, 0) == RINGBUF_OK && ringbuf_nack(rb, &message) == RINGBUF_OK &&
-            ringbuf_take(rb, &message, 0) == RINGBUF_OK)
+        if (ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK && ringbuf_nack(rb, &message) == RINGBUF_OK &&
+            ringbuf_take(rb, &message, NULL, 0, 0) == RINGBUF_OK)
             ringbuf_ack(rb, &message);
         ringbuf_put(rb, large, sizeof large - (size_t)i * 9000, rbi_monotonic_ns() + MILLISECOND);
-        if (ringbuf_lease(rb, &message, 0) == RINGBUF_OK) {
+        if (ringbuf_lease(rb, &message, NULL, 0, 0) == RINGBUF_OK) {
             ringbuf_copy(rb, &message, copy, 0, message.size < sizeof copy ? message.size : sizeof copy);
             if (i % 2 == 0) ringbuf_nack(rb, &message);
             else if (ringbuf_keep(rb, &message) == RINGBUF_OK) ringbuf_release(rb, &message);
@@ -1210,11 +1210,11 @@ static void test_a_queue_of_killed_users_with_messages_is_found_with_all_of_them
 
 static void test_collect_removes_what_nobody_is_attached_to_and_nothing_else(void)
 {
+    ringbuf *used = create("used"), *unnamed = create_with(NULL, NULL);
     leave_orphan("empty", 0, false);
     leave_orphan("cleanup", RINGBUF_AUTO_CLEANUP, true);
     leave_orphan("full", 0, true);
     leave_orphan("persistent", RINGBUF_PERSISTENT, false);
-    ringbuf *used = create("used"), *unnamed = create_with(NULL, NULL);
     int fd = open(path_of_name("no queue"), O_CREAT | O_RDWR, 0600);
     close(fd);
     uint64_t removed = 0;
@@ -1319,7 +1319,7 @@ static int hold_lock(void *context)
 {
     struct remover *remover = context;
     rbi_fd fd;
-    if (rbi_file_open(&fd, path_of_name("queue")) != RINGBUF_OK) return 1;
+    if (rbi_open_file(&fd, path_of_name("queue")) != RINGBUF_OK) return 1;
     if (rbi_lock_try(fd, remover->lock, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return 2;
     atomic_fetch_add(&remover->holds, 1);
     nap_ms(remover->ms);

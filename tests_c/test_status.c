@@ -5,7 +5,7 @@
 #include <ringbuf/ringbuf.h>
 #include <unity.h>
 
-enum { FIRST = RINGBUF_OK, LAST = RINGBUF_E_ARENA_FULL };
+enum { FIRST = RINGBUF_OK, LAST = RINGBUF_E_DEAD_LETTER };
 
 void setUp(void) {}
 void tearDown(void) {}

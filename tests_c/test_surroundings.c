@@ -113,15 +113,15 @@ static void operate_get_and_trim(ringbuf *rb, struct seat *seat)
 
 static void operate_take_and_nack(ringbuf *rb, struct seat *seat)
 {
-    ringbuf_message message = {.buffer = NULL};
-    seat->status = ringbuf_take(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    seat->status = ringbuf_take(rb, &message, NULL, 0, RINGBUF_FOREVER);
     if (seat->status == RINGBUF_OK) seat->status = ringbuf_nack(rb, &message);
 }
 
 static void operate_lease_and_ack(ringbuf *rb, struct seat *seat)
 {
-    ringbuf_message message = {.buffer = NULL};
-    seat->status = ringbuf_lease(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    seat->status = ringbuf_lease(rb, &message, NULL, 0, RINGBUF_FOREVER);
     if (seat->status != RINGBUF_OK) return;
     if (!(seat->got = id_of(message.data, message.size))) _exit(6);
     seat->status = ringbuf_ack(rb, &message);
@@ -129,16 +129,16 @@ static void operate_lease_and_ack(ringbuf *rb, struct seat *seat)
 
 static void operate_lease_and_nack(ringbuf *rb, struct seat *seat)
 {
-    ringbuf_message message = {.buffer = NULL};
-    seat->status = ringbuf_lease(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    seat->status = ringbuf_lease(rb, &message, NULL, 0, RINGBUF_FOREVER);
     if (seat->status == RINGBUF_OK) seat->status = ringbuf_nack(rb, &message);
 }
 
 static void operate_keep_and_release(ringbuf *rb, struct seat *seat)
 {
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message = {.data = NULL};
     do {
-        seat->status = ringbuf_lease(rb, &message, RINGBUF_FOREVER);
+        seat->status = ringbuf_lease(rb, &message, NULL, 0, RINGBUF_FOREVER);
         if (seat->status != RINGBUF_OK) return;
         if (!message.in_arena) ringbuf_nack(rb, &message); /* no room there at the moment */
     } while (!message.in_arena);
@@ -188,8 +188,8 @@ static void operate_unlink(ringbuf *rb, struct seat *seat) { seat->status = ring
 
 static void operate_close(ringbuf *rb, struct seat *seat)
 {
-    ringbuf_message message = {.buffer = NULL};
-    seat->status = ringbuf_take(rb, &message, RINGBUF_FOREVER);
+    ringbuf_message message = {.data = NULL};
+    seat->status = ringbuf_take(rb, &message, NULL, 0, RINGBUF_FOREVER);
     ringbuf_close(rb);
 }
 
@@ -324,8 +324,8 @@ static int be_the_child(const struct operation *operation, size_t number)
 static int die_holding(void *context)
 {
     ringbuf *rb = NULL;
-    ringbuf_message message = {.buffer = NULL};
-    if (ringbuf_open(&rb, context, NULL) != RINGBUF_OK || ringbuf_take(rb, &message, 0) != RINGBUF_OK) return 1;
+    ringbuf_message message = {.data = NULL};
+    if (ringbuf_open(&rb, context, NULL) != RINGBUF_OK || ringbuf_take(rb, &message, NULL, 0, 0) != RINGBUF_OK) return 1;
     die();
 }
 

@@ -268,14 +268,14 @@ static ringbuf_status call_wait(ringbuf *rb)
 
 static ringbuf_status call_take(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    return ringbuf_take(rb, &message, 0);
+    ringbuf_message message = {.data = NULL};
+    return ringbuf_take(rb, &message, NULL, 0, 0);
 }
 
 static ringbuf_status call_lease(ringbuf *rb)
 {
-    ringbuf_message message = {.buffer = NULL};
-    return ringbuf_lease(rb, &message, 0);
+    ringbuf_message message = {.data = NULL};
+    return ringbuf_lease(rb, &message, NULL, 0, 0);
 }
 
 static ringbuf_status call_take_many(ringbuf *rb)
@@ -402,10 +402,10 @@ static ringbuf *furnished(void)
     ringbuf *rb = create();
     ASSERT_OK(ringbuf_put(rb, bytes, LARGE, 0));
     ASSERT_OK(ringbuf_put(rb, bytes, LARGE, 0));
-    kept = leased = (ringbuf_message){.buffer = NULL};
-    ASSERT_OK(ringbuf_lease(rb, &kept, 0));
+    kept = leased = (ringbuf_message){.data = NULL};
+    ASSERT_OK(ringbuf_lease(rb, &kept, NULL, 0, 0));
     ASSERT_OK(ringbuf_keep(rb, &kept));
-    ASSERT_OK(ringbuf_lease(rb, &leased, 0));
+    ASSERT_OK(ringbuf_lease(rb, &leased, NULL, 0, 0));
     ASSERT_OK(ringbuf_reserve(rb, &reserved, LARGE, 0));
     ASSERT_OK(ringbuf_put(rb, bytes, SMALL, 0));
     ASSERT_OK(ringbuf_put(rb, bytes, MEDIUM, 0));
@@ -912,7 +912,7 @@ static void *work(void *context)
     ringbuf_status status = RINGBUF_OK;
     while (status != RINGBUF_E_CORRUPT) {
         const size_t size = (const size_t[]){SMALL, MEDIUM, LARGE}[random_below(&worker->random, 3)];
-        ringbuf_message message = {.buffer = NULL};
+        ringbuf_message message = {.data = NULL};
         ringbuf_reservation reservation;
         size_t got;
         switch (random_below(&worker->random, 6)) {
@@ -920,7 +920,7 @@ static void *work(void *context)
         case 1: status = ringbuf_put(rb, bytes, size, worker->number % 2 ? soon() : 0); break;
         case 2: status = ringbuf_get(rb, &got, room, 2 * LARGE, worker->number % 2 ? soon() : 0); break;
         case 3:
-            status = ringbuf_lease(rb, &message, 0);
+            status = ringbuf_lease(rb, &message, NULL, 0, 0);
             if (status == RINGBUF_OK) {
                 read_message(room, &message);
                 status = size == SMALL ? ringbuf_nack(rb, &message) : ringbuf_ack(rb, &message);
@@ -935,7 +935,7 @@ static void *work(void *context)
             }
             break;
         default:
-            status = ringbuf_lease(rb, &message, 0);
+            status = ringbuf_lease(rb, &message, NULL, 0, 0);
             if (status == RINGBUF_OK && message.in_arena && (status = ringbuf_keep(rb, &message)) == RINGBUF_OK) {
                 read_message(room, &message);
                 ringbuf_release(rb, &message);

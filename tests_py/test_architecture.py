@@ -21,6 +21,8 @@ C_FLOORS = {
     "points.h": 0,
     "points.c": 0,
     "status.c": 0,
+    "files.h": 1,
+    "files.c": 1,
     "ring.h": 1,
     "ring.c": 1,
     "arena.h": 2,
@@ -29,6 +31,8 @@ C_FLOORS = {
     "wait.c": 2,
     "guard.h": 2,
     "guard.c": 2,
+    "pins.h": 2,
+    "pins.c": 2,
     "registry.h": 2,
     "registry.c": 2,
     "segment.h": 3,
@@ -37,21 +41,24 @@ C_FLOORS = {
     "ready.c": 3,
     "calls.h": 4,
     "waiting.c": 4,
+    "turn.c": 4,
     "put.c": 4,
     "batch.c": 4,
     "take.c": 4,
+    "bury.c": 4,
     "queue.c": 4,
     "observe.c": 4,
 }
 #: Includes within a floor; everything else goes down.
 C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h"), ("segment.c", "ready.h"), ("ready.h", "segment.h")} | {
-    (file, "calls.h") for file in ("waiting.c", "put.c", "batch.c", "take.c", "queue.c", "observe.c")
+    (file, "calls.h") for file in ("waiting.c", "turn.c", "put.c", "batch.c", "take.c", "bury.c", "queue.c", "observe.c")
 }
 
 PYTHON_FLOORS = {
     "_errors": 0,
     "_address": 0,
     "_codec": 0,
+    "_surroundings": 0,
     "_torch": 0,
     "_native": 1,
     "_held": 2,
@@ -72,6 +79,7 @@ PYTHON_SAME_FLOOR = {
     ("_codec", "_errors"),
     ("_address", "_errors"),
     ("_codec", "_address"),
+    ("_surroundings", "_address"),
     ("_codec", "_torch"),
     ("_torch", "_codec"),
     ("_batches", "_held"),
@@ -140,6 +148,27 @@ def test_only_the_platform_knows_the_operating_system() -> None:
         if not file.startswith("platform/"):
             text = (C_SOURCES / file).read_text()
             assert not re.search(r"#include <(sys/mman|sys/stat|fcntl|linux/\w+|sys/syscall|errno)\.h>", text), file
+
+
+def test_descriptors_are_opened_and_closed_through_one_door() -> None:
+    """Else a child that is forked meanwhile keeps them (c/src/files.c)."""
+    system = r"\b(open|openat|open64|creat|dup|dup2|dup3|fopen|fdopen|opendir|memfd_create|pipe2?|socket|mkstemp|tmpfile|close|fclose)\s*\("
+    platform = r"\brbi_(open_\w+|close)\s*\("
+    opened = set(re.findall(platform, (C_SOURCES / "platform.h").read_text()))
+    assert len(opened) >= 10  # the question below is about something
+    for file in c_files():
+        text = re.sub(r"/\*.*?\*/|//[^\n]*", "", (C_SOURCES / file).read_text(), flags=re.DOTALL)
+        if not file.startswith("platform/"):
+            assert not re.search(system, text), f"{file} opens or closes a descriptor by itself"
+            assert not re.search(r"\bF_DUPFD", text), file
+        if not file.startswith("platform") and file != "files.c":
+            assert not re.search(platform, text), f"{file} does not go through files.c"
+
+
+def test_the_platform_returns_no_standard_descriptor() -> None:
+    text = (C_SOURCES / "platform/linux.c").read_text()
+    calls = [line.strip() for line in text.splitlines() if re.search(r"(?<![\w\"(/])(open|openat|dup2?)\(", line) and "*" not in line[:3]]
+    assert calls == ['while (lows < STANDARD && (fd = open("/", O_PATH | O_CLOEXEC)) >= 0) {', "fd = open(path, flags | O_CLOEXEC, mode);"]
 
 
 def test_every_python_module_has_a_floor() -> None:

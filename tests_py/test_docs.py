@@ -196,20 +196,39 @@ def test_the_offsets_in_the_layout_are_those_of_the_header(tmp_path: pathlib.Pat
 # ---- the README's example ----
 
 
-def test_the_first_python_program_of_the_readme_runs(tmp_path: pathlib.Path) -> None:
+def first_program() -> str:
     block = re.search(r"^```python\n(.*?)^```", TEXTS[ROOT / "README.md"], re.MULTILINE | re.DOTALL)
     assert block
-    program = tmp_path / "readme.py"  # a file: children of spawn and forkserver import it
-    program.write_text(block[1], encoding="utf-8")
+    return block[1]
+
+
+def run_first_program(text: str, directory: pathlib.Path) -> None:
+    program = directory / "readme.py"  # a file: children of spawn and forkserver import it
+    program.write_text(text, encoding="utf-8")
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
-    expected = re.findall(r"print\(.*\)\s+# (\S+)$", block[1], re.MULTILINE)
-    assert done.stdout.split() == expected or not expected, done.stdout
+    expected = re.findall(r"print\(.*\)\s+# (\S+)$", text, re.MULTILINE)
+    assert expected and done.stdout.split() == expected, done.stdout
+
+
+def test_the_first_python_program_of_the_readme_runs(tmp_path: pathlib.Path) -> None:
+    run_first_program(first_program(), tmp_path)
+
+
+@pytest.mark.parametrize("where", ["before its result is put", "after its result is put"])
+def test_the_first_python_program_of_the_readme_ends_also_if_a_worker_is_killed(tmp_path: pathlib.Path, where: str) -> None:
+    work = re.search(r"^( +)results\.put\(.*\n", first_program(), re.MULTILINE)
+    assert work
+    flag = tmp_path / "killed"
+    kill = f"{work[1]}if job.value['number'] == 50 and job.attempts == 1: import os; open({str(flag)!r}, 'w').close(); os.kill(os.getpid(), 9)\n"
+    with_kill = kill + work[0] if where.startswith("before") else work[0] + kill
+    run_first_program(first_program().replace(work[0], with_kill), tmp_path)
+    assert flag.exists()
 
 
 # ---- the programs of the pages ----
 
-PAGES = ["zero-copy.md", "waiting.md"]
+PAGES = ["zero-copy.md", "waiting.md", "memory.md"]
 
 
 def blocks_of(document: pathlib.Path, language: str) -> str:
@@ -219,7 +238,7 @@ def blocks_of(document: pathlib.Path, language: str) -> str:
     return "\n".join(block for block in blocks if all(map(importlib.util.find_spec, re.findall(r"^import (\w+)$", block, re.MULTILINE))))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "containers.md"])
 def test_the_python_programs_of_a_page_run(tmp_path: pathlib.Path, page: str) -> None:
     pytest.importorskip("numpy")
     program = tmp_path / "page.py"

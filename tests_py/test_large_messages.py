@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
+import multiprocessing
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -212,9 +216,11 @@ def test_an_arena_larger_than_the_file_system_ends_in_a_clear_error_and_the_queu
         assert caught.value.errno == errno.ENOSPC
         assert 4 < put < 8
         with pytest.raises(sage_queue.QueueNoSpace):
-            q.reserve(8 << 20)
+            q.reserve(8 << 20, timeout=0.3)  # more than a slice of the wait
         with pytest.raises(OSError):
-            q.put(content(8 << 20))
+            q.put(content(8 << 20), timeout=0.05)
+        with pytest.raises(OSError):
+            q.put_many([content(8 << 20)], timeout=0.3)
         q.put(b"small")
         for number in range(put):
             got = q.get(copy=number % 2 == 0)
@@ -225,6 +231,165 @@ def test_an_arena_larger_than_the_file_system_ends_in_a_clear_error_and_the_queu
             q.put(content(8 << 20))
             assert q.get() == content(8 << 20)
         assert clean(q)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a tmpfs")
+@pytest.mark.parametrize("way", ["put", "put_many", "reserve"])
+def test_a_put_that_finds_no_pages_waits_until_a_get_has_freed_some(name: str, small_tmpfs: Callable[[str], pathlib.Path], way: str) -> None:
+    small_tmpfs("16m")
+    with SageQueue[bytes](name, arena="64 MiB", serializer="raw") as q:
+        put = 0
+        with pytest.raises(sage_queue.QueueNoSpace):
+            for put in range(16):
+                q.put_nowait(content(2 << 20))
+        timer = threading.Timer(0.3, q.get)  # by then, the wait has been cut into slices
+        timer.start()
+        if way == "put":
+            q.put(content(2 << 20))
+        elif way == "put_many":
+            q.put_many([content(1 << 20), b"small", content(900 * KIB)])
+        else:
+            with q.reserve(2 << 20) as buffer:
+                buffer[:] = content(2 << 20)
+        timer.join()
+        for _ in range(put - 1):
+            assert q.get() == content(2 << 20)
+        if way == "put_many":
+            assert [q.get(), q.get(), q.get()] == [content(1 << 20), b"small", content(900 * KIB)]
+        else:
+            assert q.get() == content(2 << 20)
+        assert clean(q)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a tmpfs")
+def test_where_nothing_will_free_pages_a_put_says_so_however_long_it_may_wait(
+    name: str, small_tmpfs: Callable[[str], pathlib.Path]
+) -> None:
+    directory = small_tmpfs("2m")
+    with SageQueue[bytes](name, capacity="64 KiB", arena="16 MiB", serializer="raw") as q:
+        with pytest.raises(OSError), open(directory / "filler", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(sage_queue.QueueNoSpace):
+            q.put(content(1 << 20))
+        with pytest.raises(sage_queue.QueueNoSpace):
+            asyncio.run(q.put_async(content(1 << 20)))
+    (directory / "filler").unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a tmpfs")
+def test_a_coroutine_that_finds_no_pages_waits_too_and_says_at_its_deadline_that_there_were_none(
+    name: str, small_tmpfs: Callable[[str], pathlib.Path]
+) -> None:
+    small_tmpfs("16m")
+
+    async def work(q: SageQueue[bytes]) -> None:
+        with pytest.raises(sage_queue.QueueNoSpace):
+            await q.put_async(content(2 << 20), timeout=0.3)
+        waiting = asyncio.ensure_future(q.put_async(content(2 << 20)))
+        await asyncio.sleep(0.3)
+        await q.get_async()
+        await waiting
+
+    with SageQueue[bytes](name, arena="64 MiB", serializer="raw") as q:
+        with pytest.raises(sage_queue.QueueNoSpace):
+            for _ in range(16):
+                q.put_nowait(content(2 << 20))
+        asyncio.run(work(q))
+        while not q.empty():
+            assert q.get() == content(2 << 20)
+        assert clean(q)
+    gc.collect()  # what the closed loop had of the queue
+
+
+FRAMES = 80
+
+
+def _halve(frames: SageQueue[Any], halves: SageQueue[Any]) -> None:
+    for frame in frames:
+        halves.put(frame[: len(frame) // 4])
+    halves.shutdown()
+
+
+def _count(halves: SageQueue[Any], seen: SageQueue[int]) -> None:
+    count = 0
+    for _ in halves:
+        count += 1
+        time.sleep(0.005)
+    seen.put(count)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a tmpfs")
+def test_a_pipeline_of_default_queues_in_a_container_has_its_producers_wait_and_loses_no_frame(
+    name: str, small_tmpfs: Callable[[str], pathlib.Path]
+) -> None:
+    """As in a container with the usual /dev/shm of 64 MiB, or less: three stages with two queues between them, and the last is the slowest."""
+    for size, options in (("64m", {}), ("24m", {"arena": "64 MiB"})):
+        small_tmpfs(size)
+        context = multiprocessing.get_context("fork")
+        with SageQueue[Any](f"{name}-1", **options) as frames, SageQueue[Any](f"{name}-2", **options) as halves, SageQueue[int]() as seen:
+            stages = [context.Process(target=_halve, args=(frames, halves)), context.Process(target=_count, args=(halves, seen))]
+            for stage in stages:
+                stage.start()
+            for _ in range(FRAMES):
+                frames.put(content(6 << 20))
+            frames.shutdown()
+            assert seen.get(timeout=SOON) == FRAMES
+            for stage in stages:
+                stage.join()
+                assert stage.exitcode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a tmpfs")
+def test_the_default_arena_is_a_quarter_of_a_small_file_system_and_64_mib_of_a_large_one(
+    name: str, small_tmpfs: Callable[[str], pathlib.Path]
+) -> None:
+    for size, arena in (("64m", 16), ("1g", 64)):
+        small_tmpfs(size)
+        with SageQueue[Any](name) as q:
+            assert q.arena == q.get_reference().arena == arena << 20
+        with sage_queue.SageQueueRef(f"{name}-by-name").get_queue() as q:
+            assert q.arena == arena << 20
+        with SageQueue[Any](f"{name}-said", arena="64 MiB") as q:
+            assert q.arena == 64 << 20
+
+
+def _flags(path: str) -> list[set[str]]:
+    """What the system says of each mapping of the file."""
+    inode, found, ours = str(os.stat(path).st_ino), [], False
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("VmFlags:") and ours:
+            found.append(set(line.split()[1:]))
+        elif not line[0].isupper():
+            ours = line.split()[4] == inode and os.path.dirname(path) in line
+    return found
+
+
+def test_wishes_for_the_memory_hold_for_the_handle_that_has_them(name: str) -> None:
+    wishes: dict[str, Any] = {"prefault": True, "huge_pages": True, "dump": True}
+    with SageQueue[Any](name, capacity="64 KiB", arena="1 MiB", **wishes) as q:
+        path = q.get_shared_memory_info()["shm_path"]
+        assert q.get_stats()["arena_backed_bytes"] == 1024 * KIB
+        assert _flags(path) and all("dd" not in flags for flags in _flags(path))
+    with SageQueue[Any](name, capacity="64 KiB", arena="1 MiB") as q:
+        assert q.get_stats()["arena_backed_bytes"] == 0
+        assert _flags(path) and all("dd" in flags and "lo" not in flags for flags in _flags(path))
+        with SageQueue[Any](name, mode="open", prefault=True) as again:
+            assert again.get_stats()["arena_backed_bytes"] == 1024 * KIB
+
+
+LOCKED = """
+import resource
+from sage_queue import QueueNoMemory, _native
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
+error = _native.error_of(_native.lib.RINGBUF_E_NO_MEMORY, name="q")  # what comes of it beyond the limit, tests_c/test_turn.c shows
+assert isinstance(error, QueueNoMemory) and "RLIMIT_MEMLOCK" in str(error) and "1 MiB" in str(error), error
+"""
+
+
+def test_the_error_for_more_than_may_be_locked_names_the_limit() -> None:
+    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a tmpfs")

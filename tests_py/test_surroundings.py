@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import json
 import os
 import pathlib
@@ -641,12 +642,17 @@ def test_messages_survive_a_file_system_that_others_fill_and_empty_all_the_time(
             for number in range(messages):
                 item = (number, payload(number))
                 give_up = time.monotonic() + SOON
-                while True:
+                with contextlib.suppress(Full):
                     try:
-                        q.put(item, timeout=SOON)
-                        break
+                        q.put_nowait(item)
+                        continue
                     except QueueNoSpace:
                         refused += 1
+                while True:
+                    try:
+                        q.put(item, timeout=SOON)  # waits for pages, too, while there is a message that may free some
+                        break
+                    except QueueNoSpace:
                         assert time.monotonic() < give_up
         finally:
             done.set()
@@ -799,3 +805,341 @@ def test_ls_shows_deleted_queues_with_their_users_and_no_destroyed_ones(name: st
         finally:
             os.environ["SAGE_QUEUE_DIR"] = here
     assert rows() == []
+
+
+# ---- descriptors that a program closes, and those it has not ----
+
+CLOSES_ALL = """
+q = SageQueue(sys.argv[1]); q.put("important")
+lease = q.lease()
+os.closerange(3, 64)
+mine = [open(sys.argv[2] + str(number), "w") for number in range(8)]
+q.get_stats()
+lease.ack()
+q.put("more")
+other = os.fork()
+if other == 0:
+    with SageQueue(sys.argv[1], mode="open") as again:
+        os._exit(0 if again.get(timeout=60) == "more" and again.get_stats()["participants"] == 2 else 1)
+assert os.waitpid(other, 0)[1] == 0
+q.put("left for the test")
+q.close()
+for number, file in enumerate(mine):
+    file.write(str(number)); file.close()
+    assert open(sys.argv[2] + str(number)).read() == str(number)
+print("good")
+"""
+
+
+def test_a_program_that_closes_all_descriptors_keeps_its_queue_and_its_own_files(
+    name: str, run_python: Run, tmp_path: pathlib.Path
+) -> None:
+    code = "import os, sys\nfrom sage_queue import SageQueue\n" + CLOSES_ALL
+    assert run_python(code, name, str(tmp_path / "mine")).stdout == "good\n"
+    with SageQueue[str](name) as q:
+        assert q.get_nowait() == "left for the test"
+
+
+def test_a_lease_of_a_process_that_closed_all_descriptors_stays_its_own_once_it_has_looked(name: str) -> None:
+    told, tell = os.pipe()
+
+    def work_as_a_daemon() -> None:
+        with SageQueue[str](name) as q:
+            os.dup2(tell, 63)
+            os.closerange(3, 63)
+            lease = q.lease(timeout=SOON)
+            q.get_stats()
+            _native.recover(q._handle, name)
+            os.write(63, b"!")
+            until(lambda: q.qsize() == 1)  # the test has looked in vain
+            lease.ack()
+
+    with SageQueue[str](name) as q:
+        q.put("work")
+        child = forked(work_as_a_daemon)
+        os.read(told, 1)
+        with pytest.raises(Empty):
+            q.get(timeout=0.3)
+        q.put("go on")
+        assert os.waitpid(child, 0)[1] == 0
+        assert q.get(timeout=SOON) == "go on"
+        assert q.get_stats()["recoveries"] == 0
+    os.close(told)
+    os.close(tell)
+
+
+def test_a_queue_whose_descriptor_cannot_be_had_again_says_so_and_nothing_of_truncation(name: str, run_python: Run) -> None:
+    code = """
+import os, sys
+from sage_queue import SageQueue, SageQueueError, _native
+q = SageQueue(sys.argv[1])
+_native.unlink(q._handle)
+if os.geteuid() == 0:
+    os.setuid(65534)
+os.closerange(3, 64)
+try:
+    q.get(timeout=0.5)
+except SageQueueError as error:
+    print(type(error).__name__, error.errno, error)
+"""
+    printed = run_python(code, name).stdout
+    assert printed.startswith("QueueNoDescriptor 9 ") and "closed the file descriptor" in printed and "truncated" not in printed
+
+
+WITHOUT_STANDARD_DESCRIPTORS = """
+import faulthandler, fcntl, os, sys
+out = fcntl.fcntl(1, fcntl.F_DUPFD, 20)
+for number in range(3):
+    os.close(number)
+from sage_queue import SageQueue
+jobs, q = SageQueue(), SageQueue(sys.argv[1])
+q.put("important")
+q.fileno()
+for number in range(3):
+    try:
+        os.fstat(number)
+        os.write(out, b"%d is taken " % number)
+    except OSError:
+        pass
+try:
+    os.write(2, b"WARNING " * 400)
+except OSError:
+    os.write(out, q.get(timeout=60).encode())
+os._exit(0) if not q.close() and not jobs.close() else None
+"""
+
+
+def test_a_program_without_standard_descriptors_writes_no_warning_into_a_queue(name: str, run_python: Run) -> None:
+    assert run_python(WITHOUT_STANDARD_DESCRIPTORS, name).stdout == "important"
+
+
+@root_only
+def test_workers_forked_after_the_service_gave_up_root_use_its_queues(open_directory: pathlib.Path, run_python: Run) -> None:
+    code = """
+import multiprocessing, os
+import multiprocessing.popen_fork  # which may not be readable later
+from sage_queue import SageQueue
+def work(q, r):
+    r.put(q.get(timeout=60) * 2)
+if __name__ == "__main__":
+    q, r = SageQueue(), SageQueue()
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    workers = [multiprocessing.get_context("fork").Process(target=work, args=(q, r)) for _ in range(2)]
+    for worker in workers: worker.start()
+    q.put(21); q.put(22)
+    print(sorted([r.get(timeout=60), r.get(timeout=60)]))
+    for worker in workers: worker.join()
+"""
+    os.chmod(open_directory, 0o777)  # so that the last one may remove what root has made
+    assert run_python(code).stdout == "[42, 44]\n"
+
+
+# ---- directories that are not absolute ----
+
+
+def test_references_and_removal_do_not_depend_on_the_working_directory(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queues").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAGE_QUEUE_DIR", "queues")
+    with SageQueue[str](name) as q:
+        by_name = sage_queue.SageQueueRef(name)
+        assert q.get_reference().directory == by_name.directory == str(tmp_path / "queues")
+        monkeypatch.chdir("/")
+        q.put("here")
+        with q.get_reference().get_queue() as again, by_name.get_queue() as once_more:
+            assert again.get(timeout=SOON) == "here"
+            again.put("there")
+            assert once_more.get(timeout=SOON) == "there"
+    assert os.listdir(tmp_path / "queues") == []
+
+
+# ---- what the system refuses ----
+
+
+def test_a_refused_call_is_named_with_its_errno_and_what_is_likely(name: str, run_python: Run) -> None:
+    code = """
+import ctypes, os, resource, sys
+from sage_queue import SageQueue, SageQueueError
+most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+most = 1 << 26 if most == resource.RLIM_INFINITY else min(most, 1 << 26)
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+if os.geteuid() == 0:
+    os.setuid(65534)
+if ctypes.CDLL(None, use_errno=True).mlockall(2):  # MCL_FUTURE
+    print("skip"); raise SystemExit
+try:
+    SageQueue(sys.argv[1], capacity="64 MiB")
+except SageQueueError as error:
+    print(type(error).__name__, error)
+"""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as directory:
+        os.chmod(directory, 0o777)
+        printed = run_python(code, name, SAGE_QUEUE_DIR=directory).stdout
+    if printed == "skip\n":
+        pytest.skip("mlockall is not to be had here")
+    assert printed.startswith("QueueNoMemory") and "mmap" in printed and "EAGAIN" in printed and "RLIMIT_MEMLOCK" in printed
+
+
+FILTERED = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+int fcntl64(int fd, int command, ...);
+int fcntl(int fd, int command, ...)
+{
+    static int (*real)(int, int, ...);
+    if (!real) real = (int (*)(int, int, ...))dlsym(RTLD_NEXT, "fcntl64");
+    va_list list;
+    va_start(list, command);
+    void *argument = va_arg(list, void *);
+    va_end(list);
+    if (command == F_OFD_SETLK) {
+        errno = atoi(getenv("REFUSE_WITH"));
+        return -1;
+    }
+    return real(fd, command, argument);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "error, kind, likely",
+    [(22, "QueueSystemError", "gVisor"), (1, "QueueAccessDenied", "seccomp"), (37, "QueueSystemError", "locks")],
+)
+def test_refused_locks_are_explained_and_no_other_user_is_blamed(
+    name: str, run_python: Run, tmp_path: pathlib.Path, error: int, kind: str, likely: str
+) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler here to refuse locks")
+    source, library = tmp_path / "filter.c", tmp_path / "filter.so"
+    body = FILTERED[FILTERED.index("int fcntl(int fd") :]
+    source.write_text(FILTERED + body.replace("int fcntl(int fd", "int fcntl64(int fd"))
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+    code = """
+import sys
+from sage_queue import SageQueue, SageQueueError
+try:
+    SageQueue(sys.argv[1])
+except SageQueueError as error:
+    print(type(error).__name__, error.errno, error)
+"""
+    printed = run_python(code, name, LD_PRELOAD=str(library), REFUSE_WITH=str(error)).stdout
+    assert printed.startswith(f"{kind} {error} "), printed
+    assert "fcntl(F_OFD_SETLK)" in printed and likely in printed and "another user" not in printed
+
+
+def test_a_queue_of_another_layout_is_named_with_its_layout(name: str) -> None:
+    with SageQueue[str](name) as q, SageQueue[str](name + "-swapped") as swapped:
+        for path, at, value in ((path_of(q), 8, (77).to_bytes(4, sys.byteorder)), (path_of(swapped), 0, None)):
+            with open(path, "r+b", buffering=0) as file:
+                if value is None:
+                    value = file.read(12)[7::-1] + (5).to_bytes(4, "big" if sys.byteorder == "little" else "little")
+                file.seek(at)
+                file.write(value)
+        with pytest.raises(sage_queue.QueueVersionError, match="it has layout 77; this one reads layout [0-9]+"):
+            sage_queue.open_queue(name)
+        with pytest.raises(sage_queue.QueueVersionError, match="it has layout 5; .* another byte order"):
+            sage_queue.open_queue(name + "-swapped")
+
+
+# ---- what killed programs leave ----
+
+KILLED_AGAIN_AND_AGAIN = """
+import multiprocessing, os, signal, sys, time
+from sage_queue import SageQueue
+def work(q):
+    while True: q.get()
+if __name__ == "__main__":
+    q = SageQueue()
+    worker = multiprocessing.Process(target=work, args=(q,), daemon=True)
+    worker.start()
+    q.put(b"x" * 300_000)
+    if sys.argv[1] == "killed":
+        os.killpg(0, signal.SIGKILL)
+"""
+
+
+def test_a_crash_loop_leaves_nothing_after_the_next_start_s_end(queue_directory: pathlib.Path) -> None:
+    def start(how: str) -> int:
+        command = [sys.executable, "-c", KILLED_AGAIN_AND_AGAIN, how]
+        return subprocess.run(command, start_new_session=True, timeout=SOON).returncode
+
+    before = set(os.listdir(queue_directory))
+    for _ in range(50 if LONG else 6):
+        assert start("killed") == -signal.SIGKILL
+        assert len(set(os.listdir(queue_directory)) - before) <= 2  # its own, and one whose worker was still dying
+    until(lambda: start("whole") == 0 and set(os.listdir(queue_directory)) == before)
+
+
+ENDS_BEFORE_ITS_WORKERS = """
+import multiprocessing, os, sys, time
+from sage_queue import SageQueue
+def work(q):
+    while True: q.get()
+if __name__ == "__main__":
+    how, context = sys.argv[1], multiprocessing.get_context(sys.argv[2])
+    for _ in range(3):
+        q = SageQueue()
+        workers = [context.Process(target=work, args=(q,), daemon=True) for _ in range(2)]
+        for worker in workers: worker.start()
+        while q.get_stats()["participants"] < 3: time.sleep(0.01)
+        for worker in workers:
+            if how == "close": worker.terminate()
+            if how == "kill": worker.kill()
+        if how != "open": q.close()
+        for worker in workers:
+            if how in ("close", "kill"): worker.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("how", ["close", "kill", "daemons", "open"])
+def test_a_parent_that_closes_before_its_workers_are_gone_leaves_nothing_at_its_end(
+    run_python: Run, how: str, method: str, tmp_path: pathlib.Path, queue_directory: pathlib.Path
+) -> None:
+    before = set(os.listdir(queue_directory))
+    program = tmp_path / "program.py"
+    program.write_text(ENDS_BEFORE_ITS_WORKERS)
+    subprocess.run([sys.executable, str(program), how, method], check=True, timeout=SOON)
+    assert set(os.listdir(queue_directory)) == before
+
+
+OF_ANOTHER_FAMILY = """
+import importlib, os, sys
+family = importlib.import_module(sys.argv[1])
+from sage_queue import SageQueue
+told, tell = os.pipe()
+def work(reference):
+    q = reference.get_queue()
+    q.put("x")
+    os.read(told, 1)
+if __name__ == "__main__":
+    q = SageQueue()
+    child = family.get_context("fork").Process(target=work, args=(q.get_reference(),))
+    child.start()
+    q.get(timeout=60)
+    path = q.get_shared_memory_info()["shm_path"]
+    q.close()  # the child is the last one
+    os.write(tell, b"!")
+    os.waitpid(child.pid, 0)
+    print(os.path.exists(path))
+"""
+
+
+@pytest.mark.parametrize("family", ["multiprocessing", "cousin_of_multiprocessing", "billiard", "multiprocess"])
+def test_children_of_every_family_leave_at_their_end(run_python: Run, tmp_path: pathlib.Path, family: str) -> None:
+    if family == "cousin_of_multiprocessing":  # as multiprocess (pathos) is
+        import multiprocessing
+
+        shutil.copytree(os.path.dirname(multiprocessing.__file__), tmp_path / family)
+    elif importlib.util.find_spec(family) is None:
+        pytest.skip(f"{family} is not installed here")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    assert run_python(OF_ANOTHER_FAMILY, family, PYTHONPATH=path).stdout == "False\n"

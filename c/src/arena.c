@@ -15,6 +15,8 @@
  * If one has been taken meanwhile, give back what we have and look further.  Everybody goes upwards, so of several that get in each
  * other's way the topmost never gives up: lock-free.  A process that is stopped or killed on its way holds what it has claimed so
  * far and nothing more, and one word says so.
+ *   One window of blocks may be set aside for the process whose turn it is (turn.c): everybody else looks past it.  That is a rule of
+ * the search and nothing more.  A claim does not look at the window, so an owner that is too late to see it harms nothing but the order.
  *   Nothing has to be joined when runs are freed, for free blocks are just that.  A boundary-tag list, which would claim a run of any
  *   length with one CAS, was considered: splitting a free run between several who all want a piece of it needs either an owner of the
  *   whole rest for a moment (a stop there stops everybody) or helping with versions.  4096 uncontended CASes for 16 MiB cost 1 % of
@@ -139,7 +141,7 @@ static void walk(struct rbi_arena *arena, bool (*visit)(struct rbi_arena *, uint
 /* ---- allocating and freeing ---- */
 
 /** Find `wanted` free blocks in a row, at or beyond `block`; returns the first, or arena->blocks. */
-static uint64_t find_upwards(const struct rbi_arena *arena, uint64_t block, uint64_t wanted, uint64_t parts)
+static uint64_t find_up(const struct rbi_arena *arena, uint64_t block, uint64_t wanted, uint64_t parts)
 {
     uint64_t begin = block;
     while (block < arena->blocks && block - begin < wanted) {
@@ -161,7 +163,7 @@ static uint64_t find_upwards(const struct rbi_arena *arena, uint64_t block, uint
 }
 
 /** The same from the block before `end` on downwards. */
-static uint64_t find_downwards(const struct rbi_arena *arena, uint64_t end, uint64_t wanted, uint64_t parts)
+static uint64_t find_down(const struct rbi_arena *arena, uint64_t end, uint64_t wanted, uint64_t parts)
 {
     uint64_t block = end;
     while (block > 0 && end - block < wanted) {
@@ -171,16 +173,38 @@ static uint64_t find_downwards(const struct rbi_arena *arena, uint64_t end, uint
     return end - block >= wanted ? block : arena->blocks;
 }
 
+static bool overlaps(uint64_t window, uint64_t first, uint64_t blocks)
+{
+    return first < rbi_window_end(window) && rbi_window_first(window) < first + blocks;
+}
+
+/** The same two without the blocks of the window `spare`, which is empty or lies within the arena.  Of two places where the run would
+ *  fit, the lower one in the window, the other lies wholly above it. */
+static uint64_t find_upwards(const struct rbi_arena *arena, uint64_t block, uint64_t wanted, uint64_t parts, uint64_t spare)
+{
+    uint64_t found = find_up(arena, block, wanted, parts);
+    if (found == arena->blocks || !overlaps(spare, found, wanted)) return found;
+    return find_up(arena, rbi_window_end(spare), wanted, parts);
+}
+
+static uint64_t find_downwards(const struct rbi_arena *arena, uint64_t end, uint64_t wanted, uint64_t parts, uint64_t spare)
+{
+    uint64_t found = find_down(arena, end, wanted, parts);
+    if (found == arena->blocks || !overlaps(spare, found, wanted)) return found;
+    return find_down(arena, rbi_window_first(spare), wanted, parts);
+}
+
 /** Where a search goes on: long runs are looked for from here upwards, short ones from here downwards. */
 struct search {
     uint64_t wanted;
+    uint64_t spare; /* a window that is not looked into */
     uint64_t from;
     bool guessed; /* the search began at short_end: beyond that it has not looked */
 };
 
-static struct search begin_search(const struct rbi_arena *arena, uint64_t wanted)
+static struct search begin_search(const struct rbi_arena *arena, uint64_t wanted, uint64_t spare)
 {
-    struct search search = {.wanted = wanted};
+    struct search search = {.wanted = wanted, .spare = rbi_window_end(spare) <= arena->blocks ? spare : 0};
     if (wanted > SHORT_BLOCKS) return search;
     search.from = rbi_load_relaxed64(&arena->shared->short_end); /* relaxed: a guess */
     search.guessed = search.from != 0 && search.from < arena->blocks;
@@ -193,14 +217,14 @@ static uint64_t find(const struct rbi_arena *arena, struct search *search, uint6
 {
     uint64_t found;
     if (search->wanted > SHORT_BLOCKS) {
-        found = find_upwards(arena, search->from, search->wanted, parts);
+        found = find_upwards(arena, search->from, search->wanted, parts, search->spare);
         search->from = found + 1;
         return found;
     }
-    found = find_downwards(arena, search->from, search->wanted, parts);
+    found = find_downwards(arena, search->from, search->wanted, parts, search->spare);
     if (found == arena->blocks && search->guessed) {
         search->guessed = false;
-        found = find_downwards(arena, arena->blocks, search->wanted, parts);
+        found = find_downwards(arena, arena->blocks, search->wanted, parts, search->spare);
     }
     search->from = found + search->wanted - 1;
     return found;
@@ -252,13 +276,13 @@ static uint64_t parts_of(const struct rbi_arena *arena, uint64_t first, uint64_t
 }
 
 enum rbi_arena_outcome rbi_arena_allocate(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t size,
-                                          uint64_t *parts, bool *gave_back)
+                                          uint64_t spare, uint64_t *parts, bool *gave_back)
 {
     *gave_back = false;
     if (arena->blocks == 0 || size > rbi_arena_bytes(arena)) return RBI_ARENA_FULL;
     uint64_t wanted = rbi_arena_blocks_for(arena, size);
     uint64_t present = load_parts(arena), first;
-    struct search search = begin_search(arena, wanted);
+    struct search search = begin_search(arena, wanted, spare);
     while ((first = find(arena, &search, present)) != arena->blocks) {
         *parts = parts_of(arena, first, wanted) & ~present;
         if (*parts) return RBI_ARENA_PARTS;
@@ -324,12 +348,17 @@ static enum rbi_arena_outcome change(struct rbi_arena *arena, const struct rbi_r
     return rbi_cas_total64(shared, word, with(word, new_owner, to)) ? RBI_ARENA_OK : RBI_ARENA_CORRUPT;
 }
 
+static inline uint64_t size_word(const struct rbi_run *run)
+{
+    return run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT | (uint64_t)run->turn << RBI_TURN_SHIFT;
+}
+
 static void write_entry(struct rbi_arena *arena, const struct rbi_run *run)
 {
     struct rbi_run_entry *entry = &arena->entries[run->first];
     /* [E11 size] pairs with describe(): who sees it sees that the run is ours.  To who comes for the run the word that follows
      * carries them. */
-    rbi_store_release64(&entry->size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+    rbi_store_release64(&entry->size, size_word(run));
     rbi_store_relaxed64(&entry->record, run->record); /* relaxed: nobody looks at it who does not then own the run, or only guesses */
     RBI_POINT(entry_filled);
 }
@@ -346,6 +375,7 @@ static bool describe(struct rbi_arena *arena, struct rbi_run *run, uint64_t firs
         .size = size & RBI_SIZE_MASK,
         .record = rbi_load_relaxed64(&entry->record), /* relaxed: [E9] likewise; nobody uses it whose run it is not */
         .attempts = size >> RBI_ATTEMPTS_SHIFT & RBI_ATTEMPTS_MAX,
+        .turn = size >> RBI_TURN_SHIFT & RBI_TURN_MAX,
         .backed = pages_of(word) == RBI_PAGES_BACKED,
         .payload = arena->memory + (first << arena->block_log2),
     };
@@ -360,12 +390,13 @@ void rbi_arena_mark(struct rbi_arena *arena, const struct rbi_run *run, uint64_t
 static void write_attempts(struct rbi_arena *arena, const struct rbi_run *run)
 {
     /* [E11 size], as in write_entry(); the word hands it on. */
-    rbi_store_release64(&arena->entries[run->first].size, run->size | (uint64_t)run->attempts << RBI_ATTEMPTS_SHIFT);
+    rbi_store_release64(&arena->entries[run->first].size, size_word(run));
 }
 
 static void count_attempt(struct rbi_arena *arena, struct rbi_run *run)
 {
     if (run->attempts < RBI_ATTEMPTS_MAX) run->attempts++;
+    run->turn = (run->turn + 1) & RBI_TURN_MAX;
     write_attempts(arena, run);
     RBI_POINT(attempt_counted);
 }
@@ -391,7 +422,8 @@ static bool read_run(struct rbi_arena *arena, uint64_t first, enum rbi_block_kin
 {
     if (arena->blocks == 0 || first >= arena->blocks || !has_part(load_parts(arena), arena, first)) return false;
     *word = load_word(arena, first);
-    return kind_of(*word) == kind && begins_run(arena, first, *word);
+    /* All of its table must have pages: who frees the run writes there. */
+    return kind_of(*word) == kind && begins_run(arena, first, *word) && !(parts_of(arena, first, length_of(*word)) & ~load_parts(arena));
 }
 
 enum rbi_arena_outcome rbi_arena_lease_queued(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t first)
@@ -467,6 +499,7 @@ enum rbi_arena_outcome rbi_arena_find(struct rbi_arena *arena, struct rbi_run *r
     if (kind == RBI_BLOCK_RESERVED) { /* its entry has what an earlier message left there */
         run->size = 0;
         run->attempts = 0;
+        run->turn = 0;
         valid = true;
     }
     return valid && run->record == record ? RBI_ARENA_OK : RBI_ARENA_CORRUPT;
@@ -508,6 +541,7 @@ struct recovery {
     uint32_t owner;
     bool keep;
     bool some_returned;
+    bool undone;
     bool corrupt;
 };
 
@@ -547,6 +581,7 @@ static void drop_unpublished(struct rbi_arena *arena, struct recovery *recovery,
     if (fate == RBI_KIND_READY || fate == RBI_KIND_TAKEN || fate == RBI_KIND_RETURNED) return;
     /* Not published, or consumed since we read the word: then it has changed. */
     if (!rbi_cas_total64(&arena->table[first], word, with(word, recovery->owner, RBI_BLOCK_RESERVED))) return;
+    recovery->undone = true;
     RBI_POINT(recovery_run_dropped);
     discard(arena, first, word, recovery->now_s);
 }
@@ -565,6 +600,7 @@ static bool undo(struct rbi_arena *arena, uint64_t block, uint64_t word, void *c
     case RBI_BLOCK_RESERVED:
     case RBI_BLOCK_HELD:
         if (recovery->keep) break;
+        recovery->undone = true;
         discard(arena, block, word, recovery->now_s);
         RBI_POINT(recovery_run_freed);
         break;
@@ -572,6 +608,7 @@ static bool undo(struct rbi_arena *arena, uint64_t block, uint64_t word, void *c
         drop_unpublished(arena, recovery, block, word);
         break;
     case RBI_BLOCK_LEASED:
+        recovery->undone = true;
         return_lease(arena, recovery, block, word);
         break;
     default:
@@ -585,6 +622,7 @@ enum rbi_arena_outcome rbi_arena_recover(struct rbi_arena *arena, struct rbi_rin
     struct recovery recovery = {.ring = ring, .owner = owner, .keep = keep, .now_s = now_s};
     walk(arena, undo, &recovery);
     if (recovery.some_returned) rbi_ring_set_returned(ring);
+    arena->undone = recovery.undone || recovery.some_returned;
     return recovery.corrupt ? RBI_ARENA_CORRUPT : RBI_ARENA_OK;
 }
 
@@ -596,47 +634,158 @@ static bool is_idle(uint64_t word, uint64_t now_s, uint64_t idle_s)
     return ((now_s - (word >> FREED_SHIFT)) & FREED_MASK) >= idle_s;
 }
 
-enum rbi_arena_outcome rbi_arena_take_idle(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t now_s, uint64_t idle_s,
-                                           uint64_t *from, bool *gave_back)
+/** What take_free() looks for. */
+struct wish {
+    bool bare;              /* blocks without memory; else idle ones with memory */
+    uint64_t now_s, idle_s;
+};
+
+static bool is_wished_for(uint64_t word, const struct wish *wish)
+{
+    if (wish->bare) return kind_of(word) == RBI_BLOCK_FREE && pages_of(word) != RBI_PAGES_BACKED;
+    return is_idle(word, wish->now_s, wish->idle_s);
+}
+
+/** Reserve the next free blocks below *from that are wished for. */
+static enum rbi_arena_outcome take_free(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, const struct wish *wish,
+                                        uint64_t *from, bool *gave_back)
 {
     *gave_back = false;
     if (arena->blocks == 0) return RBI_ARENA_EMPTY;
-    uint64_t parts = load_parts(arena), block = *from;
+    const uint64_t parts = load_parts(arena);
     const uint64_t most = arena->block_log2 < IDLE_BYTES_LOG2 ? UINT64_C(1) << (IDLE_BYTES_LOG2 - arena->block_log2) : 1;
-    while (block < arena->blocks) {
-        if (!has_part(parts, arena, block)) {
-            block = (part_of(arena, block) + 1) * (arena->blocks / RBI_TABLE_PARTS);
-            continue;
-        }
-        uint64_t first = block, claimed;
-        while (block < arena->blocks && block - first < most && has_part(parts, arena, block) &&
-               is_idle(load_word(arena, block), now_s, idle_s))
-            block++;
+    uint64_t first = *from <= arena->blocks ? *from : arena->blocks;
+    while (first > 0) {
+        const uint64_t end = first;
+        while (first > 0 && end - first < most && has_part(parts, arena, first - 1) && is_wished_for(load_word(arena, first - 1), wish))
+            first--;
+        uint64_t claimed;
         bool backed;
-        if (block == first) {
-            block++;
-        } else if (claim(arena, first, block - first, owner, &claimed, &backed)) {
-            *run = (struct rbi_run){.first = first, .blocks = block - first, .backed = backed};
-            *from = block;
+        if (first == end) {
+            first--;
+        } else if (claim(arena, first, end - first, owner, &claimed, &backed)) {
+            *run = (struct rbi_run){.first = first, .blocks = end - first, .backed = backed};
+            *from = first;
             return RBI_ARENA_OK;
         } else if (claimed) {
             *gave_back = true;
         }
     }
-    *from = arena->blocks;
+    *from = 0;
     return RBI_ARENA_EMPTY;
+}
+
+enum rbi_arena_outcome rbi_arena_take_idle(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t now_s, uint64_t idle_s,
+                                           uint64_t *from, bool *gave_back)
+{
+    return take_free(arena, run, owner, &(struct wish){.now_s = now_s, .idle_s = idle_s}, from, gave_back);
+}
+
+enum rbi_arena_outcome rbi_arena_take_bare(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t *from, bool *gave_back)
+{
+    return take_free(arena, run, owner, &(struct wish){.bare = true}, from, gave_back);
+}
+
+bool rbi_arena_may_trim(struct rbi_arena *arena, uint64_t now_ns, uint64_t interval_ns)
+{
+    /* relaxed, all: it only limits how often.  A time that lies in the future was written by another clock, and says nothing. */
+    uint64_t last = rbi_load_relaxed64(&arena->shared->trimmed_ns);
+    if (now_ns - last < interval_ns) return false;
+    rbi_store_relaxed64(&arena->shared->trimmed_ns, now_ns);
+    return true;
 }
 
 /* ---- looking ---- */
 
-bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size)
+bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size, uint64_t spare)
 {
     if (arena->blocks == 0 || size > rbi_arena_bytes(arena)) return false;
-    struct search search = begin_search(arena, rbi_arena_blocks_for(arena, size));
+    struct search search = begin_search(arena, rbi_arena_blocks_for(arena, size), spare);
     return find(arena, &search, load_parts(arena)) != arena->blocks;
 }
 
 uint64_t rbi_arena_parts(const struct rbi_arena *arena) { return arena->blocks ? load_parts(arena) : 0; }
+
+void rbi_arena_begin_fitting(struct rbi_arena *arena, struct rbi_fitting *fitting, uint64_t spare)
+{
+    *fitting = (struct rbi_fitting){.spare = rbi_window_end(spare) <= arena->blocks ? spare : 0, .high = arena->blocks};
+}
+
+bool rbi_arena_fits_too(struct rbi_arena *arena, struct rbi_fitting *fitting, uint64_t size)
+{
+    if (arena->blocks == 0 || size > rbi_arena_bytes(arena)) return false;
+    const uint64_t wanted = rbi_arena_blocks_for(arena, size), parts = load_parts(arena);
+    uint64_t found;
+    if (wanted > SHORT_BLOCKS) {
+        found = find_upwards(arena, fitting->low, wanted, parts, fitting->spare);
+        if (found == arena->blocks) return false;
+        fitting->low = found + wanted;
+    } else {
+        found = find_downwards(arena, fitting->high, wanted, parts, fitting->spare);
+        if (found == arena->blocks) return false;
+        fitting->high = found;
+    }
+    return fitting->low <= fitting->high;
+}
+
+bool rbi_arena_has_spare_pages(struct rbi_arena *arena)
+{
+    if (arena->blocks == 0) return false;
+    uint64_t parts = load_parts(arena);
+    for (uint64_t block = 0; block < arena->blocks;) {
+        if (!has_part(parts, arena, block)) {
+            block = (part_of(arena, block) + 1) * (arena->blocks / RBI_TABLE_PARTS);
+            continue;
+        }
+        uint64_t word = load_word(arena, block);
+        if (kind_of(word) == RBI_BLOCK_FREE && pages_of(word) != RBI_PAGES_NONE) return true;
+        block++;
+    }
+    return false;
+}
+
+/** Goes through the arena block by block. */
+struct scales {
+    uint64_t block;
+    uint64_t run_end; /* blocks before this belong to a run, of which each weighs `weight` */
+    uint64_t weight;
+};
+
+/** How much the next block weighs. */
+static uint64_t weigh_next(const struct rbi_arena *arena, struct scales *scales, uint64_t parts, uint64_t held_weight)
+{
+    uint64_t block = scales->block++;
+    if (block < scales->run_end) return scales->weight;
+    if (!has_part(parts, arena, block)) return 0;
+    uint64_t word = load_word(arena, block);
+    if (kind_of(word) == RBI_BLOCK_FREE) return 0;
+    if (!begins_run(arena, block, word)) return 1;
+    const bool waits = kind_of(word) == RBI_BLOCK_QUEUED || kind_of(word) == RBI_BLOCK_RETURNED;
+    scales->weight = waits ? 1 : held_weight;
+    scales->run_end = block + length_of(word);
+    return scales->weight;
+}
+
+uint64_t rbi_arena_emptiest(struct rbi_arena *arena, uint64_t blocks, uint64_t held_weight)
+{
+    /* Others may change the words between the first look and the second: then a sum is wrong, and a window is chosen that is not the
+     * best. */
+    const uint64_t parts = load_parts(arena);
+    struct scales front = {0}, back = {0};
+    uint64_t sum = 0, least = UINT64_MAX, best = 0;
+    while (front.block < arena->blocks) {
+        sum += weigh_next(arena, &front, parts, held_weight);
+        if (front.block < blocks) continue;
+        bool better = blocks > SHORT_BLOCKS ? sum < least : sum <= least; /* as they are looked for: from the bottom, from the top */
+        if (better) {
+            least = sum;
+            best = front.block - blocks;
+        }
+        uint64_t left_behind = weigh_next(arena, &back, parts, held_weight);
+        sum -= left_behind < sum ? left_behind : sum;
+    }
+    return best;
+}
 
 void rbi_arena_count(struct rbi_arena *arena, struct rbi_arena_census *census)
 {

@@ -14,6 +14,7 @@ struct rbi_arena {
     uint8_t *memory;
     uint64_t blocks;             /* 0: there is no arena */
     uint32_t block_log2;
+    bool undone;                 /* the last rbi_arena_recover() through this changed something, or met something returned */
 };
 
 /** A run of blocks that this process owns, or is about to. */
@@ -23,6 +24,7 @@ struct rbi_run {
     uint64_t size;               /* of the message in it */
     uint64_t record;             /* see struct rbi_run_entry */
     uint32_t attempts;
+    uint32_t turn;               /* as in struct rbi_record */
     bool backed;                 /* it has memory behind all of its blocks */
     uint8_t *payload;
 };
@@ -55,12 +57,31 @@ static inline bool rbi_arena_is_used(const struct rbi_arena *arena)
     return arena->blocks && rbi_load_total64(&arena->shared->parts); /* [E8] */
 }
 
-/** Reserve a run for `size` bytes in the name of `owner`.  Lock-free.
+/* ---- windows: blocks that are set aside (layout.h, struct rbi_turn) ---- */
+
+enum { RBI_WINDOW_FIRST_SHIFT = 12, RBI_WINDOW_BLOCKS_SHIFT = 29, RBI_WINDOW_SINCE_SHIFT = 46 };
+#define RBI_WINDOW_MASK UINT64_C(0x1ffff)
+
+static inline uint64_t rbi_window(uint32_t owner, uint64_t first, uint64_t blocks, uint64_t since)
+{
+    return since << RBI_WINDOW_SINCE_SHIFT | blocks << RBI_WINDOW_BLOCKS_SHIFT | first << RBI_WINDOW_FIRST_SHIFT | owner;
+}
+static inline uint32_t rbi_window_owner(uint64_t window) { return (uint32_t)window & RBI_OWNER_MAX; }
+static inline uint64_t rbi_window_first(uint64_t window) { return window >> RBI_WINDOW_FIRST_SHIFT & RBI_WINDOW_MASK; }
+static inline uint64_t rbi_window_blocks(uint64_t window) { return window >> RBI_WINDOW_BLOCKS_SHIFT & RBI_WINDOW_MASK; }
+static inline uint64_t rbi_window_end(uint64_t window) { return rbi_window_first(window) + rbi_window_blocks(window); }
+static inline uint64_t rbi_window_since(uint64_t window) { return window >> RBI_WINDOW_SINCE_SHIFT; }
+
+/** The first of `blocks` neighbouring blocks of which the fewest are in use.  A block that somebody holds, fills or works on counts as
+ *  `held_weight` of those that wait to be taken.  A guess, if others move. */
+uint64_t rbi_arena_emptiest(struct rbi_arena *arena, uint64_t blocks, uint64_t held_weight);
+
+/** Reserve a run for `size` bytes in the name of `owner`, outside the window `spare` (0: anywhere).  Lock-free.
  *  OK: *run is owner's; if it is not backed, give it memory and call rbi_arena_set_backed().  FULL: no run was long enough.
  *  PARTS: *parts says which parts of the table must have pages; give them, call rbi_arena_raise_parts(), try again.
  *  *gave_back: blocks were taken for a moment, and others may have found the arena full because of that. */
 enum rbi_arena_outcome rbi_arena_allocate(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t size,
-                                          uint64_t *parts, bool *gave_back);
+                                          uint64_t spare, uint64_t *parts, bool *gave_back);
 void rbi_arena_raise_parts(struct rbi_arena *arena, uint64_t parts);
 void rbi_arena_set_backed(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner);
 
@@ -87,7 +108,7 @@ enum rbi_arena_outcome rbi_arena_take_returned(struct rbi_arena *arena, struct r
 enum rbi_arena_outcome rbi_arena_find(struct rbi_arena *arena, struct rbi_run *run, enum rbi_block_kind kind, uint32_t owner,
                                       uint64_t first, uint64_t record);
 
-/** That the LEASED run was taken does not count as an attempt: it is about to go back untouched. */
+/** That the LEASED run was taken does not count as an attempt: it is about to go back untouched.  Its turn stays. */
 void rbi_arena_uncount_attempt(struct rbi_arena *arena, struct rbi_run *run);
 
 /** LEASED -> RETURNED, HELD, or RESERVED (to be freed).  OK, or CORRUPT: it was not LEASED by owner. */
@@ -103,15 +124,32 @@ enum rbi_arena_outcome rbi_arena_end_hold(struct rbi_arena *arena, const struct 
  *  may die anywhere and be done again. */
 enum rbi_arena_outcome rbi_arena_recover(struct rbi_arena *arena, struct rbi_ring *ring, uint32_t owner, bool keep, uint64_t now_s);
 
-/** Reserve free blocks that have memory and have not been used for `idle_s`, at or beyond block *from, to give their memory back: then
+/** Reserve free blocks that have memory and have not been used for `idle_s`, below block *from, to give their memory back: then
  *  call rbi_arena_free_without_pages().  About a MiB at a time, for a process that is stopped now keeps them from the others.
  *  OK or EMPTY; *from is where to go on, and *gave_back as in rbi_arena_allocate(). */
 enum rbi_arena_outcome rbi_arena_take_idle(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t now_s, uint64_t idle_s,
                                            uint64_t *from, bool *gave_back);
 void rbi_arena_free_without_pages(struct rbi_arena *arena, const struct rbi_run *run, uint32_t owner);
 
-/** Whether an allocation of `size` bytes could succeed now.  For looking before a wait. */
-bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size);
+/** The same for free blocks without memory, to give them some: then call rbi_arena_free().  Only in parts that have pages. */
+enum rbi_arena_outcome rbi_arena_take_bare(struct rbi_arena *arena, struct rbi_run *run, uint32_t owner, uint64_t *from, bool *gave_back);
+
+/** Whether nobody has given memory back for `interval_ns`; if so, the caller is about to. */
+bool rbi_arena_may_trim(struct rbi_arena *arena, uint64_t now_ns, uint64_t interval_ns);
+
+/** Whether an allocation of `size` bytes outside the window `spare` could succeed now.  For looking before a wait. */
+bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size, uint64_t spare);
+
+/** Whether several allocations could succeed together: begin, then ask for each.  Never wrong when it says so and nobody moves.  It may
+ *  say no where they would fit in another order, but not if as many free blocks as all need lie in a row. */
+struct rbi_fitting {
+    uint64_t spare, low, high;
+};
+void rbi_arena_begin_fitting(struct rbi_arena *arena, struct rbi_fitting *fitting, uint64_t spare);
+bool rbi_arena_fits_too(struct rbi_arena *arena, struct rbi_fitting *fitting, uint64_t size);
+
+/** Whether some free block has memory behind it. */
+bool rbi_arena_has_spare_pages(struct rbi_arena *arena);
 
 /** Which parts of the table and the entries have pages: a bit for each. */
 uint64_t rbi_arena_parts(const struct rbi_arena *arena);

@@ -56,10 +56,12 @@ RBI_DEFINE_ATOMICS(64)
 #undef RBI_DEFINE_ATOMICS
 #endif
 
-/* Words that only this process writes, such as its own counters.  While it has one thread, a load and a store do what a locked
- * instruction would, at a fifth of its price; four of them stand on the way of every message.  The C library knows: it clears the flag
- * before a second thread can run, and a call of ours does not start threads in between. */
-#if defined(__has_include) && !defined(RBI_SINGLE_THREADED)
+/* Words that only this process writes, such as its own counters.  While it has one thread, one instruction that is not locked does what a
+ * locked one would, at a fifth of its price; four of them stand on the way of every message.  The C library knows: it clears the flag
+ * before a second thread can run, and a call of ours does not start threads in between.  One instruction, and not a load and a store: a
+ * signal handler, which may call the library as well, comes before or after an instruction, but it would come in between two, and what
+ * it has counted would be lost.  Where there is no such instruction, the locked one it is. */
+#if defined(__has_include) && !defined(RBI_SINGLE_THREADED) && defined(__x86_64__)
 #if __has_include(<sys/single_threaded.h>)
 #include <sys/single_threaded.h>
 #define RBI_SINGLE_THREADED (__libc_single_threaded)
@@ -72,21 +74,27 @@ RBI_DEFINE_ATOMICS(64)
 /** Add to a counter of our own; nobody learns anything else from it. */
 static inline void rbi_own_add64(rbi_atomic64 *word, uint64_t value)
 {
-    if (RBI_SINGLE_THREADED) rbi_store_relaxed64(word, rbi_load_relaxed64(word) + value);
-    else rbi_add_relaxed64(word, value);
+#if defined(__x86_64__)
+    if (RBI_SINGLE_THREADED) {
+        __asm__ volatile("addq %1, %0" : "+m"(*word) : "er"(value) : "cc");
+        return;
+    }
+#endif
+    rbi_add_relaxed64(word, value);
 }
 
 /** Add in total order among our own threads; returns the value before.
  *  With one thread, an access to memory before or after it in the program stays there in the code: it may raise a signal whose
- *  handler changes the word (guard.c).  The fences are for the compiler and cost nothing. */
+ *  handler changes the word (guard.c): so says "memory". */
 static inline uint32_t rbi_own_add_total32(rbi_atomic32 *word, uint32_t value)
 {
-    if (!RBI_SINGLE_THREADED) return rbi_add_total32(word, value);
-    atomic_signal_fence(memory_order_seq_cst);
-    uint32_t before = rbi_load_relaxed32(word);
-    rbi_store_relaxed32(word, before + value);
-    atomic_signal_fence(memory_order_seq_cst);
-    return before;
+#if defined(__x86_64__)
+    if (RBI_SINGLE_THREADED) {
+        __asm__ volatile("xaddl %0, %1" : "+r"(value), "+m"(*word) : : "memory", "cc");
+        return value;
+    }
+#endif
+    return rbi_add_total32(word, value);
 }
 
 /** Tell the processor that this is a spin loop. */
@@ -105,26 +113,29 @@ static inline void rbi_pause(void)
     X(put_began) X(claimed) X(tail_moved) X(payload_written) X(size_written) X(published) X(published_late)               \
     X(put_counted) X(put_woke) X(claim_voided)                                                                            \
     /* get, take, ack, nack */                                                                                            \
-    X(take_began) X(taken) X(head_moved) X(retaken) X(copied) X(get_counted) X(released) X(release_woke)                  \
-    X(nack_marked) X(given_back) X(hint_set) X(hint_cleared) X(skip_marked) X(skipped)                                    \
-    X(reclaimed) X(pages_reserved) X(reserved_published)                                                                  \
+    X(take_began) X(record_owned) X(taken) X(head_moved) X(retaken) X(copied) X(get_counted) X(released) X(release_woke)  \
+    X(letter_put) X(letter_ended) X(nack_marked) X(given_back) X(hint_set) X(hint_cleared) X(skip_marked) X(skipped)      \
+    X(reclaimed) X(pages_reserved) X(reserved_published) X(began_again)                                                   \
     X(lane_closed) X(put_epoch_moved) X(lane_opened) X(get_epoch_moved)                                                   \
     /* the arena */                                                                                                       \
     X(run_begun) X(run_grown) X(run_backed) X(block_freed) X(run_freed) X(entry_filled) X(run_queued) X(run_leased)       \
     X(attempt_counted) X(run_retaken) X(run_returned) X(run_kept) X(run_ended)                                            \
     X(parts_reserved) X(parts_raised) X(blocks_reserved) X(blocks_given_back) X(room_woke)                                \
+    X(turn_taken) X(turn_renewed) X(turn_ended)                                                                           \
     /* waiting */                                                                                                         \
     X(waiter_announced) X(waiter_woke) X(event_bumped)                                                                    \
     /* recovery */                                                                                                        \
+    X(look_began) X(look_ended)                                                                                           \
     X(recovery_locked) X(recovery_tail_helped) X(recovery_voided) X(recovery_returned) X(recovery_swept)                  \
     X(recovery_hinted) X(recovery_woke) X(recovery_forgave) X(recovery_freed)                                             \
-    X(recovery_lease_undone) X(recovery_run_dropped) X(recovery_run_freed)                                                \
+    X(recovery_lease_undone) X(recovery_run_dropped) X(recovery_run_freed) X(recovery_turn_ended)                         \
     /* create, attach */                                                                                                  \
     X(file_made) X(file_sized) X(header_reserved) X(header_written) X(stamp_written) X(creator_present)                   \
+    X(private_made) X(private_present) X(private_removed)                                                                 \
     X(creator_attached) X(linked) X(opened) X(present) X(mapped) X(entry_locked) X(entry_written) X(entry_published)      \
     /* close, unlink */                                                                                                   \
     X(close_began) X(entry_freed) X(entry_unlocked) X(presence_left) X(alone) X(name_locked) X(name_checked) X(removed)   \
-    X(unlinked)                                                                                                           \
+    X(unlinked) X(leftover_alone)                                                                                         \
     /* shutdown, task_done */                                                                                             \
     X(shutdown_set) X(shutdown_woke) X(done_counted)                                                                      \
     /* descriptors */                                                                                                     \

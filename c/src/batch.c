@@ -1,7 +1,10 @@
 /* batch.c — floor 4: putting several messages, all or none; taking several, and ending them.
  *
  * Put.  Claim a record for every message, then fill all, then publish all; if there is no room for one, void those that were claimed.
- * So as not to claim and void in vain, it first looks whether there is room for all.  A death before the first publication leaves
+ * So as not to claim and void in vain, it first looks whether there is room for all.
+ * Runs for large messages are reserved before, all or none, under one turn (turn.c).  An attempt that fails has taken some for a moment, and
+ * wakes those that may have missed them; so that two batches do not wake each other for ever, a batch that has failed tries again when it
+ * sees room for all, or after a while.  A death before the first publication leaves
  * claims, which are voided; after it, some of the messages have been put, as if by so many puts, and the others have not.
  *
  * Take, end and return: as so many calls for one message, but with one entering of the handle and one wake at the end.  A death in
@@ -12,7 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FEW = 32 /* messages for which there is room on the stack */ };
+enum {
+    FEW = 32,             /* messages for which there is room on the stack */
+    RETRY_NS = 100000000, /* see struct put_all_call, next_ns */
+};
 
 /** A message on its way in. */
 struct outgoing {
@@ -27,6 +33,8 @@ struct put_all_call {
     size_t count;
     uint64_t cells;       /* of the ring, for all of them */
     struct rbi_run *runs; /* of the messages that are too large for the ring; NULL if none is */
+    struct rbi_wait wait; /* for room for all runs */
+    int64_t next_ns;      /* runs are reserved no earlier, unless there is room for all to be seen; 0: at once */
 };
 
 static inline bool is_large(const ringbuf *rb, const struct outgoing *message) { return message->size > rb->ring_limit; }
@@ -42,16 +50,24 @@ static void free_runs(ringbuf *rb, const struct put_all_call *call, size_t upto)
         if (is_large(rb, &call->messages[i])) rbi_free_run(rb, &call->runs[i]);
 }
 
-/** Reserve runs for all large messages, or for none. */
-static ringbuf_status attempt_reserve_all(ringbuf *rb, void *context)
+/** There were no pages for the run with this number: free those before it, without keeping pages that another call may need. */
+static void free_runs_with_pages(ringbuf *rb, const struct put_all_call *call, size_t upto)
 {
-    struct put_all_call *call = context;
+    for (size_t i = 0; i < upto; i++)
+        if (is_large(rb, &call->messages[i])) rbi_segment_free_with_pages(rb, &call->runs[i]);
+    rbi_wake_for_room(rb);
+}
+
+/** Reserve runs for all large messages, or for none. */
+static ringbuf_status try_to_reserve_all(ringbuf *rb, struct put_all_call *call)
+{
     for (size_t i = 0; i < call->count; i++) {
         if (!is_large(rb, &call->messages[i])) continue;
-        struct rbi_reserve_call room = {.size = call->messages[i].size, .is_put = true};
-        ringbuf_status status = rbi_attempt_reserve(rb, &room);
+        struct rbi_reserve_call room = {.size = call->messages[i].size, .wait = &call->wait, .is_put = true};
+        ringbuf_status status = rbi_try_to_reserve(rb, &room);
         if (status != RINGBUF_OK) {
-            free_runs(rb, call, i);
+            if (status == RINGBUF_E_NO_SPACE) free_runs_with_pages(rb, call, i);
+            else free_runs(rb, call, i);
             return status;
         }
         call->runs[i] = room.run;
@@ -59,14 +75,26 @@ static ringbuf_status attempt_reserve_all(ringbuf *rb, void *context)
     return RINGBUF_OK;
 }
 
-/** A cheap look: whether there would be room for the largest. */
+/** Whether there is room for all runs to be seen. */
 static bool room_for_runs(ringbuf *rb, void *context)
 {
     const struct put_all_call *call = context;
-    uint64_t largest = 0;
+    if (rbi_shutdown_of(rb) || rbi_handle_is_closed(rb)) return true;
+    struct rbi_fitting fitting;
+    rbi_arena_begin_fitting(&rb->arena, &fitting, rbi_turn_to_spare(rb, &call->wait));
     for (size_t i = 0; i < call->count; i++)
-        if (call->messages[i].size > largest) largest = call->messages[i].size;
-    return rbi_arena_has_room(&rb->arena, largest) || rbi_shutdown_of(rb) || rbi_handle_is_closed(rb);
+        if (is_large(rb, &call->messages[i]) && !rbi_arena_fits_too(&rb->arena, &fitting, call->messages[i].size)) return false;
+    return true;
+}
+
+static ringbuf_status attempt_reserve_all(ringbuf *rb, void *context)
+{
+    struct put_all_call *call = context;
+    ringbuf_status status = RINGBUF_E_TIMEOUT;
+    if (call->next_ns <= rbi_monotonic_ns() || room_for_runs(rb, call)) status = try_to_reserve_all(rb, call);
+    if (status == RINGBUF_E_TIMEOUT && rbi_turn_ask(rb, &call->wait)) status = try_to_reserve_all(rb, call);
+    if (status == RINGBUF_E_TIMEOUT && call->next_ns <= rbi_monotonic_ns()) call->next_ns = rbi_monotonic_ns() + RETRY_NS;
+    return status;
 }
 
 static void void_claims(ringbuf *rb, const struct put_all_call *call, size_t claimed)
@@ -83,6 +111,7 @@ static ringbuf_status attempt_put_all(ringbuf *rb, void *context)
     ringbuf_status status = RINGBUF_OK;
     RBI_POINT(put_began);
     if (rbi_ring_has_room_for(&rb->ring, call->cells, call->count)) {
+        rbi_ring_look_ahead(&rb->ring, call->cells);
         while (claimed < call->count && status == RINGBUF_OK) {
             status = rbi_claim(rb, &call->messages[claimed].record, bytes_in_ring(rb, &call->messages[claimed]));
             if (status == RINGBUF_OK) claimed++;
@@ -141,6 +170,7 @@ static ringbuf_status measure(ringbuf *rb, struct put_all_call *call, const ring
         too_large |= message->size > rbi_arena_bytes(&rb->arena);
         blocks += rbi_arena_blocks_for(&rb->arena, message->size);
     }
+    call->wait.blocks = blocks;
     too_large |= call->cells > rbi_ring_cells(&rb->ring) / 2 || blocks > rb->arena.blocks;
     return too_large || (rb->stamp.max_items && call->count > rb->stamp.max_items) ? RINGBUF_E_TOO_LARGE : RINGBUF_OK;
 }
@@ -153,8 +183,8 @@ static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t lar
         struct rbi_waiting room = {&rb->header->room, &rb->room_patience, puts, attempt_reserve_all, room_for_runs, NULL};
         status = rbi_look_for_room(rb, call->cells, call->count, deadline_ns);
         if (status != RINGBUF_OK) return status;
-        status = attempt_reserve_all(rb, call);
-        if (status == RINGBUF_E_TIMEOUT) status = rbi_wait_until(rb, &room, call, deadline_ns);
+        status = rbi_wait_for_pages_too(rb, &room, call, attempt_reserve_all(rb, call), 0, deadline_ns);
+        rbi_turn_end(rb, &call->wait, status);
         if (status == RINGBUF_E_TIMEOUT) return RINGBUF_E_ARENA_FULL;
         if (status != RINGBUF_OK) return status;
         for (size_t i = 0; i < call->count; i++)
@@ -162,7 +192,8 @@ static ringbuf_status put_all(ringbuf *rb, struct put_all_call *call, size_t lar
     }
     struct rbi_waiting space = {&rb->header->space, &rb->space_patience, puts, attempt_put_all, room_for_all, rbi_some_room};
     status = attempt_put_all(rb, call);
-    if (status == RINGBUF_E_TIMEOUT) status = rbi_wait_until(rb, &space, call, deadline_ns);
+    if (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_NO_SPACE)
+        status = rbi_wait_for_pages_too(rb, &space, call, status, large, deadline_ns);
     if (status != RINGBUF_OK && large) free_runs(rb, call, call->count);
     return status;
 }
@@ -202,16 +233,11 @@ ringbuf_status ringbuf_take_many(ringbuf *rb, ringbuf_message *messages, size_t 
     size_t taken = 0;
     while (taken < most && (taken == 0 || most_bytes)) {
         ringbuf_message *message = &messages[taken];
-        message->buffer = to;
-        message->capacity = capacity;
-        status = taken ? rbi_take_another(rb, message, most_bytes) : rbi_take_first(rb, message, deadline_ns);
+        status = taken ? rbi_take_another(rb, message, to, capacity, most_bytes) : rbi_take_first(rb, message, to, capacity, deadline_ns);
         if (status != RINGBUF_OK) break;
         taken++;
         most_bytes -= message->size < most_bytes ? message->size : most_bytes;
-        if (!to || message->data != to) { /* too large for what is left of the buffer */
-            message->buffer = NULL;
-            continue;
-        }
+        if (!message->copied) continue; /* too large for what is left of the buffer */
         to += message->size;
         capacity -= message->size;
     }

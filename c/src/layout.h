@@ -19,6 +19,7 @@
 
 enum {
     RBI_LAYOUT_VERSION = 4,
+    RBI_LAYOUT_FROZEN = 3,       /* from this layout on the offsets named at struct rbi_stamp are what they are */
     RBI_HEADER_BYTES = 8192,
     RBI_LANES = 4,               /* a ring and three spare ones: see ring.c on lanes */
     RBI_NAME_MAX_BYTES = 1024,
@@ -48,7 +49,8 @@ enum {
 /* A slot's word, the one truth about the record that starts at its cell:
  *   { lap : 48 - cells_log2 | cells : cells_log2 | owner : 12 | kind : 4 }
  * lap   tells whether the word is about this lap at all: any other lap's word says "no record starts here yet"
- * cells how many cells the record occupies; of an END, which occupies one, how many epochs it leads on
+ * cells how many cells the record occupies; of an END, which occupies one, how many epochs it leads on; of a GAP, how many it leaves
+ *       out
  * owner who may change the word next (CLAIMED, SKIPPED, TAKEN); of an END, the low bits of the epoch it ends; else 0 */
 enum rbi_kind {
     RBI_KIND_NONE = 0,
@@ -59,19 +61,24 @@ enum rbi_kind {
     RBI_KIND_RETURNED = 5, /* a message that consumers have gone past: published late, given back, or its taker died */
     RBI_KIND_RELEASED = 6, /* done, or void: its cells are free once `reclaim` has passed them */
     RBI_KIND_END = 7,      /* no record: puts go on in the next lane from here on */
+    RBI_KIND_GAP = 8,      /* no record: the rest of this lap is left out, the next record lies at the front */
 };
 
 /** The record that starts at this cell: its word, its size and, if it is small, its bytes. */
 struct rbi_slot {
     rbi_atomic64 word;
-    rbi_atomic64 size;     /* { reference : 1 | 0 : 7 | attempts : 16 | payload bytes : 40 }; see below */
+    rbi_atomic64 size;     /* { reference : 1 | turn : 10 | attempts : 16 | payload bytes : 37 }; see below */
     uint8_t payload[RBI_INLINE_BYTES];
 };
 _Static_assert(sizeof(struct rbi_slot) == 64, "a slot is one cache line");
 
-/* A slot's size word.  Written by the owner of a claim before it publishes; the attempts by who has taken the record.
- * With RBI_REFERENCE the message lies in the arena, and the slot's payload is the number of its run's first block, in 8 bytes. */
-enum { RBI_ATTEMPTS_SHIFT = 40, RBI_ATTEMPTS_MAX = 65535, RBI_REFERENCE_BYTES = 8 };
+/* A slot's size word.  The owner of a claim writes it before it publishes; whoever has taken the record writes attempts and turn.
+ * With RBI_REFERENCE the message lies in the arena, and the slot's payload is the number of its run's first block, in 8 bytes.
+ *
+ * attempts counts takings, and a taking that is given back untouched is subtracted again.  turn counts takings and is never subtracted, so
+ * that a token (struct ringbuf_message) which names both belongs to one taking: of the same message a later taking has another turn, or,
+ * 1024 takings later, another number of attempts, unless each of them was given back untouched. */
+enum { RBI_ATTEMPTS_SHIFT = 37, RBI_ATTEMPTS_MAX = 65535, RBI_TURN_SHIFT = 53, RBI_TURN_MAX = 1023, RBI_REFERENCE_BYTES = 8 };
 #define RBI_SIZE_MASK ((UINT64_C(1) << RBI_ATTEMPTS_SHIFT) - 1)
 #define RBI_REFERENCE (UINT64_C(1) << 63)
 
@@ -96,7 +103,7 @@ enum rbi_pages {
 
 /** More about a run; belongs to its first block's owner. */
 struct rbi_run_entry {
-    rbi_atomic64 size;      /* { attempts : 16 in the place of a slot's | message bytes : 40 } */
+    rbi_atomic64 size;      /* { 0 : 1 | turn : 10 | attempts : 16 | message bytes : 37 }, as in a slot */
     rbi_atomic64 record;    /* the number of the record in the ring that the message came, or comes, by; of a reservation its ticket */
 };
 _Static_assert(sizeof(struct rbi_run_entry) == 16, "four entries a cache line");
@@ -175,20 +182,22 @@ struct rbi_arena_words {
     rbi_atomic64 parts;            /* a bit for each of RBI_TABLE_PARTS equal parts of table and entries: it has pages; only grows */
     uint64_t zero_parts[15];
     rbi_atomic64 short_end;        /* short runs are looked for below this block first; 0: below the last.  A guess */
-    uint64_t zero_short[15];
+    rbi_atomic64 trimmed_ns;       /* CLOCK_MONOTONIC when idle memory was last looked for, to be given back; a hint */
+    uint64_t zero_short[14];
 };
 
-/** When somebody last looked whether a participant has died: one look serves all who wait (registry.c). */
+/** The last look for participants that have died: one look serves all that wait (registry.c).  All three are hints. */
 struct rbi_watch {
-    rbi_atomic64 looked_ns;        /* CLOCK_MONOTONIC at the beginning of the last look; a hint, other clocks may have written it */
-    rbi_atomic64 cost_ns;          /* how long that look took; a hint */
-    uint64_t zero[14];
+    rbi_atomic64 looked_ns;        /* CLOCK_MONOTONIC at its beginning; another clock, of another time namespace, may have written it */
+    rbi_atomic64 cost_ns;          /* the processor time that one took which found nobody dead */
+    rbi_atomic64 participants;     /* how many entries it found in use */
+    uint64_t zero[13];
 };
 
 /** Whose turn it is at the arena: of those that wait for room, the one that has waited longest, once it has waited long (arena.c). */
 struct rbi_turn {
     rbi_atomic64 window;           /* { since : 18 | blocks : 17 | first block : 17 | owner : 12 }; 0: nobody's */
-    rbi_atomic64 until_ns;         /* CLOCK_MONOTONIC; the turn ends unless its owner renews it; a hint */
+    rbi_atomic64 until_ns;         /* CLOCK_MONOTONIC; the turn lapses then, unless its owner renews it; a hint */
     uint64_t zero[14];
 };
 
@@ -204,7 +213,8 @@ struct rbi_header {
     rbi_atomic64 recoveries;
     rbi_atomic32 listeners[RBI_LEVELS]; /* { version : 31 | some : 1 }: somebody has asked for this level's descriptor (ready.c) */
     rbi_atomic32 removed;          /* 1: the file's name was removed, or is just being removed, by this library (segment.c) */
-    uint64_t zero_shared[12];
+    rbi_atomic64 dead_letters;     /* messages that were moved to the dead-letter queue */
+    uint64_t zero_shared[11];
     struct rbi_event room;         /* who waits for room in the arena sleeps here */
     struct rbi_arena_words arena;
     struct rbi_watch watch;

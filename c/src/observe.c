@@ -1,8 +1,8 @@
 /* observe.c — floor 4: looking at a queue's file from outside, for those who list queues and must not disturb them.
  *
  * To attach is to take part: an abandoned queue that is attached to is found empty and removed, a crowded one cannot be attached to, and
- * another user's may not.  So a look from outside attaches to nothing.  It opens the file for reading, asks the kernel who holds which
- * lock (F_OFD_GETLK, which takes none), and reads.
+ * another user's may not.  So a look from outside attaches to nothing.  It opens the file for reading, through the one door (files.c), asks
+ * the kernel who holds which lock (rbi_lock_look(), which takes none), and reads.
  *
  * It reads with pread() into memory of its own, and does not map the file.  Whoever can write to the file can truncate it at any moment; a
  * mapping would raise SIGBUS then, and a read ends early.  And nobody can change the copy while it is looked at: what was checked stays so.
@@ -25,9 +25,6 @@ enum { LOOKS = 8 }; /* until a ring that looks different each time is taken for 
 
 /* ---- the stamp ---- */
 
-static uint32_t swapped32(uint32_t number, bool swap) { return swap ? __builtin_bswap32(number) : number; }
-static uint64_t swapped64(uint64_t number, bool swap) { return swap ? __builtin_bswap64(number) : number; }
-
 static bool is_legible(const struct rbi_stamp *stamp) { return rbi_segment_check_stamp(stamp, stamp->file_bytes) == RINGBUF_OK; }
 
 static enum ringbuf_condition condition_of(const struct rbi_stamp *stamp, size_t got, uint64_t file_bytes)
@@ -39,17 +36,17 @@ static enum ringbuf_condition condition_of(const struct rbi_stamp *stamp, size_t
     return status == RINGBUF_OK ? RINGBUF_SOUND : RINGBUF_DAMAGED;
 }
 
-/** What has the same place in every layout from 3 on.  Of a damaged stamp only if its checksum is right. */
+/** What has the same place in every layout.  Of a damaged stamp only if its checksum is right. */
 static void read_frozen(ringbuf_observation *observation, const struct rbi_stamp *stamp)
 {
-    const bool swap = stamp->magic != RBI_MAGIC;
-    observation->other_byte_order = swap;
-    observation->layout_version = swapped32(stamp->layout_version, swap);
-    if (observation->condition == RINGBUF_DAMAGED && !is_legible(stamp)) return;
-    if (observation->condition == RINGBUF_OTHER_LAYOUT && observation->layout_version < 3) return;
-    observation->flags = swapped32(stamp->flags, swap);
+    struct rbi_frozen frozen;
+    const bool is_frozen = rbi_segment_frozen(&frozen, stamp);
+    observation->other_byte_order = frozen.swapped;
+    observation->layout_version = frozen.layout_version;
+    if (!is_frozen || (observation->condition == RINGBUF_DAMAGED && !is_legible(stamp))) return;
+    observation->flags = frozen.flags;
     memcpy(observation->id, stamp->id, sizeof observation->id);
-    uint64_t bytes = swapped64(stamp->name_bytes, swap);
+    const uint64_t bytes = frozen.swapped ? __builtin_bswap64(stamp->name_bytes) : stamp->name_bytes;
     if (bytes == 0 || bytes > RBI_NAME_MAX_BYTES) return;
     observation->name_bytes = (uint32_t)strnlen((const char *)stamp->name, (size_t)bytes);
     memcpy(observation->name, stamp->name, observation->name_bytes); /* and zeros behind it */
@@ -61,7 +58,7 @@ static void read_frozen(ringbuf_observation *observation, const struct rbi_stamp
 static ringbuf_status copy(const ringbuf *rb, uint64_t offset, uint64_t bytes)
 {
     size_t got;
-    return rbi_file_read_at(rb->fd, &got, (uint8_t *)rb->base + offset, (size_t)bytes, offset);
+    return rbi_file_read_at(rb->file.fd, &got, (uint8_t *)rb->base + offset, (size_t)bytes, offset);
 }
 
 static ringbuf_status copy_slots(ringbuf *rb, uint32_t lane)
@@ -112,9 +109,9 @@ static ringbuf_status read_positions(const ringbuf *rb, struct positions *positi
 {
     size_t got;
     memset(positions, 0, sizeof *positions);
-    ringbuf_status status = rbi_file_read_at(rb->fd, &got, &positions->order, sizeof positions->order, offsetof(struct rbi_header, order));
+    ringbuf_status status = rbi_file_read_at(rb->file.fd, &got, &positions->order, sizeof positions->order, offsetof(struct rbi_header, order));
     if (status != RINGBUF_OK) return status;
-    return rbi_file_read_at(rb->fd, &got, positions->lanes, sizeof positions->lanes, offsetof(struct rbi_header, lanes));
+    return rbi_file_read_at(rb->file.fd, &got, positions->lanes, sizeof positions->lanes, offsetof(struct rbi_header, lanes));
 }
 
 /** Fill *stats from the copy, which is made anew until it can be believed.  CORRUPT: what is there is damaged. */
@@ -150,7 +147,7 @@ static ringbuf_status look_at_participants(ringbuf *rb, ringbuf_observation *obs
     for (uint32_t i = 0; i < high; i++) {
         const struct rbi_participant *entry = &rb->registry.entries[i];
         if (rbi_load_total32(&entry->state) == 0) continue;
-        if (rbi_lock_look(rb->fd, RBI_LOCK_OWNER + i + 1) == RINGBUF_NOBODY) observation->dead++;
+        if (rbi_lock_look(rb->file.fd, RBI_LOCK_OWNER + i + 1) == RINGBUF_NOBODY) observation->dead++;
         else pids[observation->handles++] = entry->pid;
     }
     qsort(pids, observation->handles, sizeof *pids, by_number);
@@ -159,9 +156,20 @@ static ringbuf_status look_at_participants(ringbuf *rb, ringbuf_observation *obs
     return RINGBUF_OK;
 }
 
+/** What has become of the file's name.  What removes it writes the word before, so the word is read after the file has lost its name: the
+ *  copy may have been made before both. */
+static ringbuf_status look_for_the_name(ringbuf *rb, ringbuf_observation *observation, ringbuf_stats *stats)
+{
+    ringbuf_status status = RINGBUF_OK;
+    if (rbi_segment_unlinked(rb) != RINGBUF_LINKED) status = copy(rb, offsetof(struct rbi_header, removed), sizeof rb->header->removed);
+    stats->unlinked = rbi_segment_unlinked(rb);
+    observation->unlinked = (uint32_t)stats->unlinked;
+    return status;
+}
+
 /** Look into a queue whose stamp is right. */
-static ringbuf_status look_inside(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, rbi_fd fd,
-                                  const struct rbi_stamp *stamp, bool is_whole)
+static ringbuf_status look_inside(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats,
+                                  const struct rbi_file *file, const struct rbi_stamp *stamp, bool is_whole)
 {
     ringbuf_stats unwanted;
     ringbuf *rb = calloc(1, sizeof *rb);
@@ -170,8 +178,10 @@ static ringbuf_status look_inside(ringbuf_observation *observation, ringbuf_info
     ringbuf_status status = rb && memory ? RINGBUF_OK : RINGBUF_E_NO_MEMORY;
     if (status == RINGBUF_OK) {
         pthread_mutex_init(&rb->recovery, NULL);
-        pthread_mutex_init(&rb->telling, NULL);
-        rb->fd = fd;
+        pthread_mutex_init(&rb->closing, NULL);
+        rb->file.fd = file->fd; /* to ask by; not on the list of files.c, which closes nothing here */
+        rb->file.device = file->device;
+        rb->file.inode = file->inode;
         rb->base = memory;
         rb->stamp = *stamp;
         rbi_segment_lay_out(rb, memory);
@@ -182,29 +192,29 @@ static ringbuf_status look_inside(ringbuf_observation *observation, ringbuf_info
         if (is_whole) {
             status = count(rb, stats ? stats : &unwanted);
             if (status == RINGBUF_OK) status = look_at_participants(rb, observation);
-            if (status == RINGBUF_OK) observation->unlinked = (uint32_t)rbi_segment_unlinked(rb);
+            if (status == RINGBUF_OK) status = look_for_the_name(rb, observation, stats ? stats : &unwanted);
         }
         pthread_mutex_destroy(&rb->recovery);
-        pthread_mutex_destroy(&rb->telling);
+        pthread_mutex_destroy(&rb->closing);
     }
     free(memory);
     free(rb);
     return status;
 }
 
-static ringbuf_status observe(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, rbi_fd fd)
+static ringbuf_status observe(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const struct rbi_file *file)
 {
     size_t got;
     struct rbi_stamp stamp = {0};
-    ringbuf_status status = rbi_file_read_at(fd, &got, &stamp, sizeof stamp, 0);
+    ringbuf_status status = rbi_file_read_at(file->fd, &got, &stamp, sizeof stamp, 0);
     if (status != RINGBUF_OK) return status;
     observation->condition = condition_of(&stamp, got, observation->file_bytes);
     if (observation->condition == RINGBUF_NO_QUEUE) return RINGBUF_OK;
-    observation->presence = rbi_lock_look(fd, RBI_LOCK_PRESENCE);
+    observation->presence = rbi_lock_look(file->fd, RBI_LOCK_PRESENCE);
     read_frozen(observation, &stamp);
     const bool is_whole = observation->condition == RINGBUF_SOUND;
     if (!is_whole && (observation->condition != RINGBUF_DAMAGED || !is_legible(&stamp))) return RINGBUF_OK;
-    status = look_inside(observation, info, stats, fd, &stamp, is_whole);
+    status = look_inside(observation, info, stats, file, &stamp, is_whole);
     if (status == RINGBUF_E_CORRUPT) {
         observation->condition = RINGBUF_DAMAGED;
         if (stats) memset(stats, 0, sizeof *stats);
@@ -236,38 +246,54 @@ static void note_facts(ringbuf_observation *observation, const struct rbi_file_f
     observation->mode = facts->mode;
 }
 
-ringbuf_status ringbuf_observe_fd(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, int fd)
+/** Look at an open file. */
+static ringbuf_status observe_open(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, rbi_fd fd)
 {
     struct rbi_file_facts facts;
-    if (fd < 0 || !begin(observation, info, stats)) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_file_facts(fd, &facts);
     if (status != RINGBUF_OK) return status;
     note_facts(observation, &facts);
-    return facts.regular ? observe(observation, info, stats, fd) : RINGBUF_OK;
+    const struct rbi_file file = {.fd = fd, .device = facts.device, .inode = facts.inode};
+    return facts.regular ? observe(observation, info, stats, &file) : RINGBUF_OK;
 }
 
 /** Open it and look at it, if it is a plain file that may be read. */
 static ringbuf_status observe_path(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const char *path)
 {
     struct rbi_file_facts facts;
+    struct rbi_file file = RBI_NO_FILE;
     ringbuf_status status = rbi_path_facts(path, &facts);
     if (status != RINGBUF_OK) return status;
     note_facts(observation, &facts);
     if (!facts.regular) return RINGBUF_OK;
-    rbi_fd fd;
-    status = rbi_file_open_to_read(&fd, path);
+    status = rbi_file_open_to_read(&file, path);
     if (status == RINGBUF_E_ACCESS) return RINGBUF_OK;
     if (status == RINGBUF_E_CORRUPT) return RINGBUF_E_NOT_FOUND; /* it was replaced by something else at this moment */
     if (status != RINGBUF_OK) return status;
-    status = ringbuf_observe_fd(observation, info, stats, fd);
-    rbi_file_close(fd);
+    status = observe_open(observation, info, stats, file.fd);
+    rbi_file_close(&file);
     return status;
+}
+
+/** A look that has succeeded leaves alone what is known of the last refusal: it may be made in order to explain that. */
+static ringbuf_status keeping(struct rbi_refusal before, ringbuf_status status)
+{
+    if (status == RINGBUF_OK) *rbi_last_refusal() = before;
+    return status;
+}
+
+ringbuf_status ringbuf_observe_fd(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, int fd)
+{
+    const struct rbi_refusal before = *rbi_last_refusal();
+    if (fd < 0 || !begin(observation, info, stats)) return RINGBUF_E_INVALID;
+    return keeping(before, observe_open(observation, info, stats, fd));
 }
 
 ringbuf_status ringbuf_observe_file(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const char *path)
 {
     if (!path || !begin(observation, info, stats)) return RINGBUF_E_INVALID;
-    ringbuf_status status = observe_path(observation, info, stats, path);
+    const struct rbi_refusal before = *rbi_last_refusal();
+    ringbuf_status status = keeping(before, observe_path(observation, info, stats, path));
     if (status != RINGBUF_OK) return status;
     const char *slash = strrchr(path, '/'), *file_name = slash ? slash + 1 : path;
     strncpy(observation->file_name, file_name, sizeof observation->file_name - 1); /* no file system has longer ones */

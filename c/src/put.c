@@ -13,16 +13,16 @@ void rbi_free_run(ringbuf *rb, const struct rbi_run *run)
     rbi_trim_if_due(rb, now_ns);
 }
 
-ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *context)
+ringbuf_status rbi_try_to_reserve(ringbuf *rb, struct rbi_reserve_call *call)
 {
-    struct rbi_reserve_call *call = context;
     uint32_t shutdown = call->is_put ? rbi_shutdown_of(rb) : 0;
     if (shutdown) return rbi_refusal(shutdown);
     enum rbi_arena_outcome outcome;
     uint64_t parts;
     bool gave_back;
     do {
-        outcome = rbi_arena_allocate(&rb->arena, &call->run, rb->registry.self, call->size, &parts, &gave_back);
+        uint64_t spare = rbi_turn_to_spare(rb, call->wait);
+        outcome = rbi_arena_allocate(&rb->arena, &call->run, rb->registry.self, call->size, spare, &parts, &gave_back);
         if (gave_back) rbi_wake_for_room(rb);
         if (outcome == RBI_ARENA_PARTS) {
             ringbuf_status status = rbi_segment_reserve_parts(rb, parts);
@@ -30,9 +30,22 @@ ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *context)
         }
     } while (outcome == RBI_ARENA_PARTS);
     if (outcome != RBI_ARENA_OK) return RINGBUF_E_TIMEOUT;
-    ringbuf_status status = call->run.backed ? RINGBUF_OK : rbi_segment_back(rb, &call->run);
-    if (status != RINGBUF_OK) rbi_free_run(rb, &call->run);
+    if (call->run.backed) return RINGBUF_OK;
+    ringbuf_status status = rbi_segment_back(rb, &call->run);
+    if (status != RINGBUF_OK) {
+        /* What pages the run has are given back: others may need just these, and free blocks with pages are what those look for that
+         * wait for pages (waiting.c). */
+        rbi_segment_free_with_pages(rb, &call->run);
+        rbi_wake_for_room(rb);
+    }
     return status;
+}
+
+ringbuf_status rbi_attempt_reserve(ringbuf *rb, void *context)
+{
+    struct rbi_reserve_call *call = context;
+    ringbuf_status status = rbi_try_to_reserve(rb, call);
+    return status == RINGBUF_E_TIMEOUT && rbi_turn_ask(rb, call->wait) ? rbi_try_to_reserve(rb, call) : status;
 }
 
 struct room_call {
@@ -62,20 +75,21 @@ ringbuf_status rbi_look_for_room(ringbuf *rb, uint64_t cells, uint64_t items, in
     return status == RINGBUF_E_TIMEOUT ? rbi_wait_until(rb, &waiting, &call, 0) : status; /* also the dead may be in the way */
 }
 
-static bool room_for_run(ringbuf *rb, void *call)
+static bool room_for_run(ringbuf *rb, void *context)
 {
-    return rbi_arena_has_room(&rb->arena, ((const struct rbi_reserve_call *)call)->size) || rbi_shutdown_of(rb) || rbi_handle_is_closed(rb);
+    const struct rbi_reserve_call *call = context;
+    return rbi_arena_has_room(&rb->arena, call->size, rbi_turn_to_spare(rb, call->wait)) || rbi_shutdown_of(rb) || rbi_handle_is_closed(rb);
 }
 
 /** Reserve a run, waiting for one.  RINGBUF_E_ARENA_FULL if there is none in time. */
 static ringbuf_status reserve(ringbuf *rb, struct rbi_reserve_call *call, int64_t deadline_ns)
 {
-    ringbuf_status status = rbi_attempt_reserve(rb, call);
-    if (status == RINGBUF_E_TIMEOUT) {
-        struct rbi_waiting waiting = {&rb->header->room, &rb->room_patience, &rbi_registry_me(&rb->registry)->puts,
-                                  rbi_attempt_reserve, room_for_run, NULL};
-        status = rbi_wait_until(rb, &waiting, call, deadline_ns);
-    }
+    struct rbi_wait wait = {.blocks = rbi_arena_blocks_for(&rb->arena, call->size)};
+    call->wait = &wait;
+    struct rbi_waiting waiting = {&rb->header->room, &rb->room_patience, &rbi_registry_me(&rb->registry)->puts,
+                              rbi_attempt_reserve, room_for_run, NULL};
+    ringbuf_status status = rbi_wait_for_pages_too(rb, &waiting, call, rbi_attempt_reserve(rb, call), 0, deadline_ns);
+    rbi_turn_end(rb, &wait, status);
     return status == RINGBUF_E_TIMEOUT ? RINGBUF_E_ARENA_FULL : status;
 }
 
@@ -87,6 +101,7 @@ struct put_call {
     size_t count;
     size_t size;
     struct rbi_run *run;
+    uint64_t own_runs; /* how many runs are reserved for this message, the one that holds it or another */
 };
 
 /** How many bytes of the ring the call needs. */
@@ -104,7 +119,11 @@ bool rbi_went_round_the_stuck(ringbuf *rb, uint64_t size)
     }
     if (now_ns - rbi_load_relaxed64(&rb->stuck_since_ns) < RBI_STUCK_NS) return false;
     rbi_store_relaxed64(&rb->stuck_at, 0);
-    return rbi_ring_bypass(&rb->ring);
+    struct rbi_record lacking;
+    enum rbi_ring_outcome outcome;
+    while ((outcome = rbi_ring_bypass(&rb->ring, size, &lacking)) == RBI_RING_UNRESERVED)
+        if (rbi_segment_reserve(rb, lacking.lane, lacking.cells) != RINGBUF_OK) return false;
+    return outcome == RBI_RING_OK;
 }
 
 ringbuf_status rbi_refer(ringbuf *rb, struct rbi_record *record, struct rbi_run *run, size_t size)
@@ -161,10 +180,10 @@ static bool room_for_call(ringbuf *rb, void *call)
 static inline ringbuf_status put(ringbuf *rb, struct put_call *call, int64_t deadline_ns)
 {
     ringbuf_status status = attempt_put(rb, call);
-    if (status != RINGBUF_E_TIMEOUT) return status;
+    if (status != RINGBUF_E_TIMEOUT && status != RINGBUF_E_NO_SPACE) return status;
     struct rbi_waiting waiting = {&rb->header->space, &rb->space_patience, &rbi_registry_me(&rb->registry)->puts,
                               attempt_put, room_for_call, rbi_some_room};
-    return rbi_wait_until(rb, &waiting, call, deadline_ns);
+    return rbi_wait_for_pages_too(rb, &waiting, call, status, call->own_runs, deadline_ns);
 }
 
 /** Put a message that is too large for the ring: into the arena, and a reference to it into the ring. */
@@ -178,6 +197,7 @@ static ringbuf_status put_large(ringbuf *rb, struct put_call *call, int64_t dead
     rbi_gather(room.run.payload, call->parts, call->count);
     RBI_POINT(payload_written);
     call->run = &room.run;
+    call->own_runs = 1;
     status = put(rb, call, deadline_ns);
     if (status != RINGBUF_OK) rbi_free_run(rb, &room.run);
     return status;
@@ -221,20 +241,31 @@ ringbuf_status ringbuf_reserve(ringbuf *rb, ringbuf_reservation *reservation, si
     if (status != RINGBUF_OK) return status;
     struct rbi_reserve_call call = {.size = size, .is_put = true};
     status = rb->arena.blocks && size <= rbi_arena_bytes(&rb->arena) ? reserve(rb, &call, deadline_ns) : RINGBUF_E_TOO_LARGE;
-    if (status == RINGBUF_OK) {
-        rbi_handle_pin(rb);
-        *reservation = (ringbuf_reservation){
-            .data = call.run.payload,
-            .size = size,
-            .position = RBI_IN_ARENA | call.run.first,
-            .ticket = RBI_RESERVATION | rbi_add_relaxed64(&rb->reservations, 1), /* relaxed: a number of its own */
-            .generation = rbi_load_relaxed64(&rb->generation), /* relaxed: changes only by fork */
-        };
-        rbi_arena_mark(&rb->arena, &call.run, reservation->ticket);
+    if (status != RINGBUF_OK) return rbi_handle_leave(rb, status);
+    const struct rbi_token token = {
+        .position = RBI_IN_ARENA | call.run.first,
+        .ticket = RBI_RESERVATION | rbi_add_relaxed64(&rb->reservations, 1), /* relaxed: a number of its own */
+        .generation = rbi_load_relaxed64(&rb->generation), /* relaxed: changes only by fork */
+    };
+    rbi_arena_mark(&rb->arena, &call.run, token.ticket);
+    status = rbi_pin_token(rb, &token);
+    if (status != RINGBUF_OK) {
+        rbi_free_run(rb, &call.run);
+        return rbi_handle_leave(rb, status);
     }
-    ringbuf_status end = rbi_handle_leave(rb, status);
-    if (end != RINGBUF_OK && status == RINGBUF_OK) rbi_handle_unpin(rb); /* lost: the caller has got nothing */
-    return end;
+    status = rbi_handle_leave(rb, RINGBUF_OK);
+    if (status != RINGBUF_OK) {
+        rbi_unpin_token(rb, &token); /* lost: the caller has got nothing */
+        return status;
+    }
+    *reservation = (ringbuf_reservation){
+        .data = call.run.payload, .size = size, .position = token.position, .ticket = token.ticket, .generation = token.generation};
+    return RINGBUF_OK;
+}
+
+static inline struct rbi_token token_of(const ringbuf_reservation *reservation)
+{
+    return (struct rbi_token){.position = reservation->position, .ticket = reservation->ticket, .generation = reservation->generation};
 }
 
 /** The run of a reservation of this process. */
@@ -251,18 +282,19 @@ ringbuf_status ringbuf_commit(ringbuf *rb, const ringbuf_reservation *reservatio
     if (!rb || !reservation || size > reservation->size) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
-    if (!find_reserved(rb, &run, reservation)) {
+    const struct rbi_token token = token_of(reservation);
+    if (!rbi_pins_has(&rb->tokens, &token) || !find_reserved(rb, &run, reservation) || size > run.blocks << rb->stamp.block_log2) {
         status = RINGBUF_E_INVALID;
     } else {
         /* A small message would waste most of its block. */
         ringbuf_part part = {.data = run.payload, .size = size};
         bool copy = size <= rb->ring_limit && size <= UINT64_C(1) << (rb->stamp.block_log2 - 1);
-        struct put_call call = {.parts = &part, .count = 1, .size = size, .run = copy ? NULL : &run};
+        struct put_call call = {.parts = &part, .count = 1, .size = size, .run = copy ? NULL : &run, .own_runs = 1};
         status = put(rb, &call, deadline_ns);
         if (status == RINGBUF_OK && copy) rbi_free_run(rb, &run);
     }
     status = rbi_handle_leave(rb, status);
-    if (status == RINGBUF_OK) rbi_handle_unpin(rb);
+    if (status == RINGBUF_OK) rbi_unpin_token(rb, &token);
     return status;
 }
 
@@ -270,12 +302,14 @@ ringbuf_status ringbuf_abort(ringbuf *rb, const ringbuf_reservation *reservation
 {
     struct rbi_run run;
     if (!rb || !reservation) return RINGBUF_E_INVALID;
+    const struct rbi_token token = token_of(reservation);
+    if (!(token.ticket & RBI_RESERVATION) || !rbi_pins_end(&rb->tokens, &token)) return RINGBUF_E_INVALID;
     ringbuf_status status = RINGBUF_OK;
-    if (!rbi_is_inherited(rb, reservation->generation) && !rbi_handle_is_lost(rb)) {
+    if (!rbi_is_inherited(rb, token.generation) && !rbi_handle_is_lost(rb)) {
         if (find_reserved(rb, &run, reservation)) rbi_free_run(rb, &run);
-        else status = RINGBUF_E_INVALID;
+        else status = RINGBUF_E_CORRUPT; /* it was reserved, and shared memory says otherwise */
     }
-    if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT; /* and over: nothing tells any more whether it was, so we believe it */
-    if (status != RINGBUF_E_INVALID) rbi_handle_unpin(rb);
+    if (rbi_handle_is_lost(rb)) status = RINGBUF_E_CORRUPT;
+    rbi_handle_unpin(rb);
     return status;
 }

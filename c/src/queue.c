@@ -62,7 +62,7 @@ static ringbuf_status unfinished_tasks(ringbuf *rb, int64_t *tasks)
     return RINGBUF_OK;
 }
 
-static ringbuf_status mark_done(ringbuf *rb)
+ringbuf_status rbi_mark_done(ringbuf *rb)
 {
     rbi_atomic64 *mine = &rbi_registry_me(&rb->registry)->done;
     for (;;) {
@@ -87,7 +87,7 @@ ringbuf_status ringbuf_task_done(ringbuf *rb)
     if (!rb) return RINGBUF_E_INVALID;
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
-    status = mark_done(rb);
+    status = rbi_mark_done(rb);
     return rbi_handle_leave(rb, status);
 }
 
@@ -170,7 +170,7 @@ ringbuf_status ringbuf_has_room(ringbuf *rb, int *room, size_t size)
     ringbuf_status status = rbi_handle_enter(rb);
     if (status != RINGBUF_OK) return status;
     if (size <= rb->ring_limit) *room = rbi_ring_has_room(&rb->ring, size);
-    else *room = rbi_arena_has_room(&rb->arena, size) && rbi_ring_has_room(&rb->ring, 0);
+    else *room = rbi_arena_has_room(&rb->arena, size, rbi_turn_to_spare(rb, NULL)) && rbi_ring_has_room(&rb->ring, 0);
     return rbi_handle_leave(rb, RINGBUF_OK);
 }
 
@@ -202,6 +202,7 @@ ringbuf_status ringbuf_get_stats(ringbuf *rb, ringbuf_stats *stats)
     count_arena(rb, stats);
     stats->shutdown = rbi_shutdown_of(rb);
     stats->unlinked = rbi_segment_unlinked(rb);
+    stats->dead_letters = rbi_load_relaxed64(&rb->header->dead_letters);
     stats->recoveries = rbi_load_relaxed64(&rb->header->recoveries);
     for (uint32_t i = 0; i < rbi_registry_high(&rb->registry); i++) {
         /* relaxed: statistics */
@@ -299,6 +300,20 @@ ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered)
     status = rbi_segment_recover(rb, recovered);
     rbi_ready_settle(rb); /* whatever may have kept somebody from it */
     return rbi_handle_leave(rb, status);
+}
+
+ringbuf_status ringbuf_watch(ringbuf *rb, int64_t *next_ns)
+{
+    if (!rb || !next_ns) return RINGBUF_E_INVALID;
+    ringbuf_status status = rbi_handle_enter(rb);
+    if (status != RINGBUF_OK) return status;
+    int64_t now_ns = rbi_monotonic_ns();
+    if (now_ns >= rbi_segment_wakes_ns(rb)) {
+        rbi_segment_watch(rb, now_ns);
+        if (!rbi_handle_is_lost(rb) && rbi_ready_is_asked(rb)) rbi_ready_settle(rb); /* as in ringbuf_recover() */
+    }
+    *next_ns = rbi_segment_wakes_ns(rb);
+    return rbi_handle_leave(rb, RINGBUF_OK);
 }
 
 int ringbuf_deletion_is_news(ringbuf *rb)

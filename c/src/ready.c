@@ -28,7 +28,20 @@
  * next to make room clears LISTENERS and raises the flag.  All who listen see it, try, and lower it again, perhaps before another one
  * has looked: so who has lowered it and goes raises it again (ringbuf_pass_on); who stays has found, after lowering it, that there is no
  * room for him.  Two levels, because who waits for tasks does not find that.  What may still be missed (by one who wants less than
- * the one who lowered it) is met by the look that everybody who waits takes every 100 ms anyway, because of the dead.
+ * the one who lowered it) is met by the attempt that each of them makes every 100 ms anyway.
+ *
+ * One thread of a process at a time is at the descriptors (the word `telling` of the handle).  Who finds another one there does not wait: it
+ * writes into the same word what is to be done, and goes.  It may be a signal handler's call, and the one it has found there the very
+ * call that it has interrupted; then waiting would never end.
+ *   Nothing is lost by that.  The request and the look whether somebody is there are one compare-and-swap; so are clearing the requests
+ *   before doing them, and leaving, which fails while there is a request.  So a request was written either before the one that is there
+ *   clears it, and is done after that, with all that the requester has changed in the queue before it; or after the last one left,
+ *   and then the requester does it by itself.  What is to be done is always "make it what it should be now" or "raise it", so that one
+ *   time does for several requests.
+ *   The level may become what it should be a moment after the call that has asked for it returned, as it would if another process were
+ *   at it.  A thread that is stopped there keeps its process from telling anybody until it goes on, as one that held a lock would; a
+ *   death is met as above.
+ *   Only who must have something done before it goes on (asking for a descriptor, lowering one, closing) waits for its turn.
  *
  * Who has a FIFO open.  Listeners hold a shared lock on it; those who only tell, none.  Who gets the exclusive lock knows that nobody
  * listens any more: he removes the FIFO, and then makes listeners[level] even.  A death between the two leaves a word that says that
@@ -39,6 +52,7 @@
 #define _GNU_SOURCE
 #include "ready.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,15 +62,22 @@ static const char *const level_names[RBI_LEVELS] = {"items", "room", "tasks"};
 
 static const int64_t lock_patience_ns = 5000000000, lock_nap_ns = 100000;
 
-/** The path of a level's FIFO; NULL if there is no memory. */
-static char *path_of(const ringbuf *rb, enum rbi_level level)
+ringbuf_status rbi_ready_prepare(ringbuf *rb)
 {
     char id[2 * RBI_ID_BYTES + 1];
     for (size_t i = 0; i < RBI_ID_BYTES; i++) snprintf(id + 2 * i, 3, "%02x", (unsigned)rb->stamp.id[i]);
     const char *slash = strrchr(rb->path, '/');
-    char *path = NULL;
-    if (asprintf(&path, "%.*s/" FLAG_PREFIX "%s.%s", (int)(slash - rb->path), rb->path, level_names[level], id) < 0) return NULL;
-    return path;
+    for (uint32_t level = 0; level < RBI_LEVELS; level++) {
+        char **path = &rb->levels[level].path;
+        if (asprintf(path, "%.*s/" FLAG_PREFIX "%s.%s", (int)(slash - rb->path), rb->path, level_names[level], id) < 0) *path = NULL;
+        if (!*path) return RINGBUF_E_NO_MEMORY;
+    }
+    return RINGBUF_OK;
+}
+
+void rbi_ready_free(ringbuf *rb)
+{
+    for (uint32_t level = 0; level < RBI_LEVELS; level++) free(rb->levels[level].path);
 }
 
 /* ---- the listeners' word ---- */
@@ -79,31 +100,26 @@ static void count_none(ringbuf *rb, enum rbi_level level, uint32_t seen)
     RBI_POINT(listeners_gone);
 }
 
-/* ---- descriptors; with `telling` held ---- */
+/* ---- descriptors; for the one that is at them ---- */
 
-/* Opened and closed so that a child forked by another thread knows what it has inherited, as with the queue's own file (segment.c): it
- * would else keep the FIFO, and its parent's lock, or close a descriptor that is another's by now. */
+static inline bool is_asked(const struct rbi_descriptor *descriptor) { return rbi_load_total32(&descriptor->asked); }
 
-static ringbuf_status open_flag(struct rbi_descriptor *descriptor, const char *path)
-{
-    rbi_handles_hold();
-    ringbuf_status status = rbi_flag_open(&descriptor->fd, path);
-    if (status != RINGBUF_OK) descriptor->fd = -1;
-    rbi_handles_let_go();
-    return status;
-}
-
-static void drop(struct rbi_descriptor *descriptor)
-{
-    rbi_file_close(descriptor->fd);
-    *descriptor = (struct rbi_descriptor){.fd = -1};
-}
+static ringbuf_status open_flag(struct rbi_descriptor *descriptor) { return rbi_flag_open(&descriptor->file, descriptor->path); }
 
 static void forget(struct rbi_descriptor *descriptor)
 {
-    rbi_handles_hold();
-    drop(descriptor);
-    rbi_handles_let_go();
+    rbi_file_close(&descriptor->file);
+    rbi_store_total32(&descriptor->asked, 0);
+    descriptor->version = 0;
+}
+
+/** Whether the descriptor, if there is one, still is open on the FIFO.  If others have closed it, we have not asked any more: whoever had
+ *  its number has lost it, too. */
+static bool has_descriptor(struct rbi_descriptor *descriptor)
+{
+    if (rbi_file_is_ours(&descriptor->file)) return true;
+    if (descriptor->file.listed || is_asked(descriptor)) forget(descriptor);
+    return false;
 }
 
 /** The level's descriptor, to tell others by, opened if need be.  -1: nobody listens (then listeners[level] says so), or it cannot be
@@ -112,21 +128,19 @@ static rbi_fd descriptor_of(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
     uint32_t seen = rbi_load_total32(&rb->header->listeners[level]);
-    if (descriptor->asked) {
-        /* One who cannot see the FIFO where it should be, for its directory is another one to him, has said that nobody listens. */
+    if (is_asked(descriptor) && has_descriptor(descriptor)) {
+        /* A process that cannot see the FIFO where it should be, for its directory is another one, has said that nobody listens. */
         if (!(seen & 1)) count_listener(rb, level);
-        return descriptor->fd;
+        return descriptor->file.fd;
     }
     if (!(seen & 1)) return -1;
-    if (descriptor->fd >= 0 && descriptor->version == seen) return descriptor->fd;
+    if (descriptor->version == seen && has_descriptor(descriptor)) return descriptor->file.fd;
     forget(descriptor);
-    char *path = path_of(rb, level);
-    ringbuf_status status = path ? open_flag(descriptor, path) : RINGBUF_E_NO_MEMORY;
-    free(path);
+    ringbuf_status status = open_flag(descriptor);
     if (status == RINGBUF_OK) descriptor->version = seen;
     /* A listener makes the FIFO before he counts himself; so with none there, nobody has listened since `seen`. */
     if (status == RINGBUF_E_NOT_FOUND) count_none(rb, level, seen);
-    return descriptor->fd;
+    return descriptor->file.fd;
 }
 
 /** Whether descriptor_of() would still give this one. */
@@ -135,7 +149,7 @@ static bool is_current(const ringbuf *rb, enum rbi_level level, rbi_fd fd)
     const struct rbi_descriptor *descriptor = &rb->levels[level];
     uint32_t seen = rbi_load_total32(&rb->header->listeners[level]); /* [T8], after the event word was written */
     if (fd < 0) return !(seen & 1);
-    return descriptor->asked || descriptor->version == seen;
+    return is_asked(descriptor) || descriptor->version == seen;
 }
 
 /** Whether this FIFO may be listened to: where only the queue's user may write to its file, nobody else can have made its FIFO. */
@@ -143,33 +157,34 @@ static ringbuf_status check_flag(const ringbuf *rb, const struct rbi_file_facts 
 {
     struct rbi_file_facts file;
     if (facts->links == 0) return RINGBUF_E_BUSY; /* removed before we had the lock */
-    ringbuf_status status = rbi_file_facts(rb->fd, &file);
+    ringbuf_status status = rbi_file_facts(rb->file.fd, &file);
     if (status != RINGBUF_OK) return status;
     bool known = facts->user == rbi_user() || facts->user == file.user || facts->user == 0;
     return known || file.mode & 022 ? RINGBUF_OK : RINGBUF_E_ACCESS;
 }
 
-/** Open the FIFO at `path` and lock it as a listener.  RINGBUF_E_BUSY: look again. */
-static ringbuf_status try_to_listen(ringbuf *rb, struct rbi_descriptor *descriptor, const char *path)
+/** Open the FIFO and lock it as a listener.  RINGBUF_E_BUSY: look again. */
+static ringbuf_status try_to_listen(ringbuf *rb, struct rbi_descriptor *descriptor)
 {
     struct rbi_file_facts facts;
-    ringbuf_status status = open_flag(descriptor, path);
+    const char *path = descriptor->path;
+    ringbuf_status status = open_flag(descriptor);
     if (status == RINGBUF_E_NOT_FOUND) { /* made only now, so that one who is out of descriptors leaves none behind */
         status = rbi_flag_make(path);
         RBI_POINT(flag_made);
         if (status != RINGBUF_OK && status != RINGBUF_E_EXISTS) return status;
-        status = open_flag(descriptor, path);
+        status = open_flag(descriptor);
         if (status == RINGBUF_E_NOT_FOUND) return RINGBUF_E_BUSY;
     }
     /* Whoever makes it opens it to others only after this. */
     if (status == RINGBUF_E_ACCESS && rbi_path_facts(path, &facts) == RINGBUF_OK && facts.mode == 0600 && rb->stamp.permissions != 0600)
         return RINGBUF_E_BUSY;
     if (status != RINGBUF_OK) return status;
-    status = rbi_flag_lock_try(descriptor->fd, RBI_LOCK_SHARED);
+    status = rbi_flag_lock_try(descriptor->file.fd, RBI_LOCK_SHARED);
     RBI_POINT(flag_locked);
-    if (status == RINGBUF_OK) status = rbi_file_facts(descriptor->fd, &facts);
+    if (status == RINGBUF_OK) status = rbi_file_facts(descriptor->file.fd, &facts);
     if (status == RINGBUF_OK) status = check_flag(rb, &facts);
-    if (status == RINGBUF_OK) rbi_flag_share(descriptor->fd, rb->fd);
+    if (status == RINGBUF_OK) rbi_flag_share(descriptor->file.fd, rb->file.fd);
     if (status != RINGBUF_OK) forget(descriptor);
     return status;
 }
@@ -177,23 +192,20 @@ static ringbuf_status try_to_listen(ringbuf *rb, struct rbi_descriptor *descript
 static ringbuf_status listen_at(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
-    if (descriptor->asked) {
-        descriptor_of(rb, level);
-        return RINGBUF_OK;
-    }
+    if (is_asked(descriptor) && descriptor_of(rb, level) >= 0 && is_asked(descriptor)) return RINGBUF_OK;
     forget(descriptor);
-    char *path = path_of(rb, level);
-    ringbuf_status status = path ? try_to_listen(rb, descriptor, path) : RINGBUF_E_NO_MEMORY;
-    free(path);
+    ringbuf_status status = try_to_listen(rb, descriptor);
     if (status != RINGBUF_OK) return status;
-    descriptor->asked = true;
+    rbi_store_total32(&descriptor->asked, 1);
     count_listener(rb, level);
     return RINGBUF_OK;
 }
 
-/** `fd` is open on the FIFO at `path`, and we do not listen by it any more: if nobody does, remove it. */
-static void remove_if_unheard(ringbuf *rb, enum rbi_level level, rbi_fd fd, const char *path)
+/** The level's FIFO is open, and we do not listen by it any more: if nobody does, remove it. */
+static void remove_if_unheard(ringbuf *rb, enum rbi_level level)
 {
+    const rbi_fd fd = rb->levels[level].file.fd;
+    const char *path = rb->levels[level].path;
     uint32_t seen = rbi_load_total32(&rb->header->listeners[level]);
     struct rbi_file_facts facts;
     if (rbi_flag_lock_try(fd, RBI_LOCK_EXCLUSIVE) != RINGBUF_OK) return;
@@ -208,9 +220,7 @@ static void remove_if_unheard(ringbuf *rb, enum rbi_level level, rbi_fd fd, cons
 static void stop_listening(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
-    char *path = descriptor->asked ? path_of(rb, level) : NULL;
-    if (path) remove_if_unheard(rb, level, descriptor->fd, path);
-    free(path);
+    if (has_descriptor(descriptor) && is_asked(descriptor)) remove_if_unheard(rb, level);
     forget(descriptor);
 }
 
@@ -218,11 +228,9 @@ static void stop_listening(ringbuf *rb, enum rbi_level level)
 static void remove_if_deserted(ringbuf *rb, enum rbi_level level)
 {
     struct rbi_descriptor *descriptor = &rb->levels[level];
-    if (descriptor->asked) return;
+    if (is_asked(descriptor)) return;
     forget(descriptor);
-    char *path = path_of(rb, level);
-    if (path && open_flag(descriptor, path) == RINGBUF_OK) remove_if_unheard(rb, level, descriptor->fd, path);
-    free(path);
+    if (descriptor->path && open_flag(descriptor) == RINGBUF_OK) remove_if_unheard(rb, level);
     forget(descriptor);
 }
 
@@ -268,28 +276,6 @@ static bool settled(ringbuf *rb)
     return would_not_wait(rb) == up && (up || rbi_event_has_listeners(items)) && is_current(rb, RBI_LEVEL_ITEMS, fd);
 }
 
-void rbi_ready_settle(ringbuf *rb)
-{
-    pthread_mutex_lock(&rb->telling);
-    while (!settled(rb)) continue; /* each further round means that somebody else has moved a message, come or gone */
-    pthread_mutex_unlock(&rb->telling);
-}
-
-/** Whether this process listens for items. */
-static bool listens(ringbuf *rb)
-{
-    pthread_mutex_lock(&rb->telling);
-    bool asked = rb->levels[RBI_LEVEL_ITEMS].asked;
-    pthread_mutex_unlock(&rb->telling);
-    return asked;
-}
-
-void rbi_ready_after_take_slow(ringbuf *rb, bool took)
-{
-    /* Who listens and finds nothing may have come because of a byte that one who is stopped has written too late.  He must not come
-     * again and again. */
-    if (took ? !would_not_wait(rb) : !rbi_event_has_listeners(&rb->header->items) || listens(rb)) rbi_ready_settle(rb);
-}
 
 /* ---- ROOM and TASKS ---- */
 
@@ -306,19 +292,94 @@ static void knock(ringbuf *rb, enum rbi_level level, struct rbi_event *event)
     } while (!is_current(rb, level, fd));
 }
 
+/* ---- one thread at a time ---- */
+
+/* The word `telling`. */
+enum {
+    HELD = 1,            /* a thread is at the descriptors */
+    SLEEPER = 2,         /* another one sleeps until it is not */
+    SETTLE = 4,          /* to be done before it stops: ITEMS; */
+    TELL_SPACE = 8,      /* the levels of these events; */
+    TELL_ROOM = 16,
+    TELL_TASKS = 32,
+    TELL_ALL = 64,       /* ROOM and TASKS, whatever has happened; */
+    LOOK_AFTER_DEAD = 128, /* all levels, after a death */
+    TO_DO = SETTLE | TELL_SPACE | TELL_ROOM | TELL_TASKS | TELL_ALL | LOOK_AFTER_DEAD,
+};
+
+static void do_all(ringbuf *rb, uint32_t what)
+{
+    if (what & LOOK_AFTER_DEAD) {
+        for (uint32_t level = 0; level < RBI_LEVELS; level++)
+            if (rbi_load_total32(&rb->header->listeners[level]) & 1) remove_if_deserted(rb, (enum rbi_level)level);
+        what |= TELL_ALL | (rbi_ready_is_asked(rb) ? SETTLE : 0);
+    }
+    while (what & SETTLE && !settled(rb)) continue; /* each further round means that a message was moved, or a listener has come or gone */
+    if (what & TELL_SPACE) knock(rb, RBI_LEVEL_ROOM, &rb->header->space);
+    if (what & TELL_ROOM) knock(rb, RBI_LEVEL_ROOM, &rb->header->room);
+    if (what & TELL_ALL) knock(rb, RBI_LEVEL_ROOM, NULL);
+    if (what & TELL_TASKS) knock(rb, RBI_LEVEL_TASKS, &rb->header->tasks);
+    if (what & TELL_ALL) knock(rb, RBI_LEVEL_TASKS, NULL);
+}
+
+/** Do what is to be done, and stop being at the descriptors. */
+static void let_go(ringbuf *rb)
+{
+    for (;;) {
+        uint32_t seen = rbi_load_total32(&rb->telling);
+        if (seen & TO_DO) {
+            if (rbi_cas_total32(&rb->telling, seen, seen & ~(uint32_t)TO_DO)) do_all(rb, seen & TO_DO);
+        } else if (rbi_cas_total32(&rb->telling, seen, 0)) {
+            if (seen & SLEEPER) rbi_futex_wake(&rb->telling, INT_MAX);
+            return;
+        }
+    }
+}
+
+/** Have this done: by the one that is at the descriptors, or by us. */
+static void request(ringbuf *rb, uint32_t what)
+{
+    for (;;) {
+        uint32_t seen = rbi_load_total32(&rb->telling);
+        if (!rbi_cas_total32(&rb->telling, seen, seen | HELD | what)) continue;
+        if (!(seen & HELD)) let_go(rb);
+        return;
+    }
+}
+
+/** Be at the descriptors, after whoever is.  Not for calls from signal handlers. */
+static void hold(ringbuf *rb)
+{
+    for (;;) {
+        uint32_t seen = rbi_load_total32(&rb->telling);
+        if (!rbi_cas_total32(&rb->telling, seen, seen | (seen & HELD ? SLEEPER : HELD))) continue;
+        if (!(seen & HELD)) return;
+        rbi_futex_wait(&rb->telling, seen | SLEEPER, RINGBUF_FOREVER);
+    }
+}
+
+void rbi_ready_settle(ringbuf *rb) { request(rb, SETTLE); }
+
+void rbi_ready_after_take_slow(ringbuf *rb, bool took)
+{
+    /* A listener that finds nothing may have come because of a byte that a stopped process has written too late.  It must not come again
+     * and again. */
+    const bool listens = is_asked(&rb->levels[RBI_LEVEL_ITEMS]);
+    if (took ? !would_not_wait(rb) : !rbi_event_has_listeners(&rb->header->items) || listens) rbi_ready_settle(rb);
+}
+
 void rbi_ready_tell(ringbuf *rb, struct rbi_event *event)
 {
-    pthread_mutex_lock(&rb->telling);
-    if (event != &rb->header->tasks) knock(rb, RBI_LEVEL_ROOM, event);
-    if (!event || event == &rb->header->tasks) knock(rb, RBI_LEVEL_TASKS, event);
-    pthread_mutex_unlock(&rb->telling);
+    if (!event) request(rb, TELL_ALL);
+    else if (event == &rb->header->tasks) request(rb, TELL_TASKS);
+    else request(rb, event == &rb->header->room ? TELL_ROOM : TELL_SPACE);
 }
 
 void rbi_ready_listen(ringbuf *rb, enum rbi_level level)
 {
-    pthread_mutex_lock(&rb->telling);
-    if (rb->levels[level].fd >= 0) rbi_flag_lower(rb->levels[level].fd);
-    pthread_mutex_unlock(&rb->telling);
+    hold(rb);
+    if (has_descriptor(&rb->levels[level])) rbi_flag_lower(rb->levels[level].file.fd);
+    let_go(rb);
     RBI_POINT(flag_lowered);
     if (level == RBI_LEVEL_TASKS) {
         rbi_event_listen(&rb->header->tasks);
@@ -335,10 +396,10 @@ ringbuf_status rbi_ready_ask(ringbuf *rb, enum rbi_level level, int *fd)
 {
     int64_t give_up_ns = rbi_monotonic_ns() + lock_patience_ns;
     for (;;) {
-        pthread_mutex_lock(&rb->telling);
+        hold(rb);
         ringbuf_status status = listen_at(rb, level);
-        *fd = rb->levels[level].fd;
-        pthread_mutex_unlock(&rb->telling);
+        *fd = rb->levels[level].file.fd;
+        let_go(rb);
         if (status == RINGBUF_OK && level == RBI_LEVEL_ITEMS) rbi_ready_settle(rb);
         if (status != RINGBUF_E_BUSY || rbi_monotonic_ns() > give_up_ns) return status;
         if (rbi_handle_is_closed(rb)) return RINGBUF_E_CLOSED;
@@ -348,20 +409,12 @@ ringbuf_status rbi_ready_ask(ringbuf *rb, enum rbi_level level, int *fd)
 
 void rbi_ready_remove(ringbuf *rb)
 {
-    pthread_mutex_lock(&rb->telling);
+    hold(rb);
     for (uint32_t level = 0; level < RBI_LEVELS; level++) remove_if_deserted(rb, (enum rbi_level)level);
-    pthread_mutex_unlock(&rb->telling);
+    let_go(rb);
 }
 
-void rbi_ready_recover(ringbuf *rb)
-{
-    pthread_mutex_lock(&rb->telling);
-    for (uint32_t level = 0; level < RBI_LEVELS; level++)
-        if (rbi_load_total32(&rb->header->listeners[level]) & 1) remove_if_deserted(rb, (enum rbi_level)level);
-    pthread_mutex_unlock(&rb->telling);
-    if (rbi_ready_is_asked(rb)) rbi_ready_settle(rb);
-    rbi_ready_tell(rb, NULL);
-}
+void rbi_ready_recover(ringbuf *rb) { request(rb, LOOK_AFTER_DEAD); }
 
 void rbi_wake_everybody(ringbuf *rb)
 {
@@ -374,19 +427,22 @@ void rbi_wake_everybody(ringbuf *rb)
 
 void rbi_ready_close(ringbuf *rb)
 {
-    pthread_mutex_lock(&rb->telling);
+    hold(rb);
     for (uint32_t level = 0; level < RBI_LEVELS; level++) stop_listening(rb, (enum rbi_level)level);
-    pthread_mutex_unlock(&rb->telling);
+    let_go(rb);
 }
 
 void rbi_ready_after_fork(ringbuf *rb)
 {
-    pthread_mutex_init(&rb->telling, NULL);
+    rbi_store_total32(&rb->telling, 0); /* the parent's threads do what is to be done there */
     for (uint32_t level = 0; level < RBI_LEVELS; level++) {
         struct rbi_descriptor *descriptor = &rb->levels[level];
         /* The inherited one is the parent's, and so is its lock.  If it cannot be opened anew, the child has not asked. */
-        bool keep = !rbi_handle_is_closed(rb) && descriptor->asked && rbi_flag_reopen(descriptor->fd) == RINGBUF_OK;
-        if (!keep) drop(descriptor);
+        bool keep = !rbi_handle_is_closed(rb) && is_asked(descriptor) && rbi_flag_reopen_in_child(&descriptor->file) == RINGBUF_OK;
+        if (keep) continue;
+        rbi_file_close_in_child(&descriptor->file);
+        rbi_store_total32(&descriptor->asked, 0);
+        descriptor->version = 0;
     }
 }
 
@@ -395,17 +451,15 @@ void rbi_ready_after_fork(ringbuf *rb)
 static void collect_flag(const char *file_name, void *directory)
 {
     char *path = NULL;
-    rbi_fd fd;
+    struct rbi_file file = RBI_NO_FILE;
     if (asprintf(&path, "%s/%s", (const char *)directory, file_name) < 0) return;
-    rbi_handles_hold(); /* as in open_flag() */
-    if (rbi_flag_open(&fd, path) == RINGBUF_OK) {
+    if (rbi_flag_open(&file, path) == RINGBUF_OK) {
         /* Also if its queue lives: nobody listens, and the next who does makes a new one. */
         struct rbi_file_facts facts;
-        if (rbi_flag_lock_try(fd, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK && rbi_file_facts(fd, &facts) == RINGBUF_OK && facts.links)
+        if (rbi_flag_lock_try(file.fd, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK && rbi_file_facts(file.fd, &facts) == RINGBUF_OK && facts.links)
             rbi_path_unlink(path);
-        rbi_file_close(fd);
+        rbi_file_close(&file);
     }
-    rbi_handles_let_go();
     free(path);
 }
 
@@ -414,6 +468,6 @@ void rbi_ready_collect(const char *directory)
     for (uint32_t level = 0; level < RBI_LEVELS; level++) {
         char prefix[32];
         snprintf(prefix, sizeof prefix, FLAG_PREFIX "%s.", level_names[level]);
-        rbi_directory_visit(directory, prefix, collect_flag, (void *)(uintptr_t)directory);
+        rbi_directory_visit(directory, prefix, true, collect_flag, (void *)(uintptr_t)directory);
     }
 }

@@ -13,11 +13,18 @@ enum rbi_level {
     RBI_LEVEL_TASKS = 2,   /* raised when tasks are done, likewise */
 };
 
+/** Before anything else, for a handle whose path and stamp are known: RINGBUF_OK or RINGBUF_E_NO_MEMORY.  And its end. */
+ringbuf_status rbi_ready_prepare(ringbuf *rb);
+void rbi_ready_free(ringbuf *rb);
+
 /** This process's descriptor for a level; asks for it to be kept true from now on. */
 ringbuf_status rbi_ready_ask(ringbuf *rb, enum rbi_level level, int *fd);
 
 /** Lower ROOM or TASKS, and have it raised by what happens next. */
 void rbi_ready_listen(ringbuf *rb, enum rbi_level level);
+
+/* The next three never wait for another thread, and never for the call that a signal handler has interrupted: whoever is at the
+ * descriptors already does it before it stops. */
 
 /** Make ITEMS what it should be. */
 void rbi_ready_settle(ringbuf *rb);

@@ -4,7 +4,7 @@
  * of its first cell holds one 64-bit word, and that word is the only truth about it: which lap it belongs to, how many cells it
  * has, in what state it is, and whose turn it is.  Ownership and fact change in one compare-and-swap, so there is no instruction at
  * which a record has been reserved or taken but nobody knows by whom; a death leaves a word with the dead one's number in it.
- * The cursors tail, head and reclaim are hints: they lag behind the words by at most one step, and whoever meets a lagging one
+ * The cursors tail, head and reclaim are hints: they lag behind the words by at most one step, and a process that meets a lagging one
  * moves it on.  reclaim <= head <= tail, always.
  *
  * A record's life (lap tags omitted):
@@ -60,6 +60,27 @@
  *   for no claim can begin there.  Opening is moving tail past the old END, and any claimer may do it.
  *   A claim needs no epoch to be safe: tail stands at END in every lane but the open one.  A take checks that get_epoch has not moved
  *   since it looked at head, or it might take from a lane that has been reopened for messages of a later epoch.
+ *
+ * Pages.  Slots and cells get their pages in steps, from the front on, before tail first comes to them; reserved_cells says how
+ * far.  If each lap went on to the ring's end, a queue that never holds more than one message would soon have all of its
+ * pages.  So a producer that comes to where pages end, or into the last quarter of them, and finds the lane empty begins again at
+ * the front: it puts a GAP at tail, a word that stands for all cells from there to the end of the lap.
+ *   The GAP is complete with the compare-and-swap that makes it, and nobody owns it.  So a process that stops or dies before it
+ *   has left nothing, and one that stops or dies after it has left a word that every other process passes, at tail, at head and
+ *   at reclaim.  Of several producers one makes it; the others find the word changed and look again.  It is no item: cursors do
+ *   not count it.
+ *   Who may put it: the cells from tail to the end of the lap and all before tail have been reclaimed, for reclaim was found at
+ *   tail, and they stay so unless another process claims at tail, which changes the word.  A consumer's reads of a cell that the
+ *   GAP stands for are over ([E2], [E3]); the GAP writes one slot's word and nothing else.  Since nothing in use lies before a
+ *   GAP, reclaim can pass it at once: it takes no capacity from anybody.
+ *   Where it lies there must be a page.  So while a lane has not all of its pages, a claim needs one slot more than its own
+ *   cells.  An END has room there, too.
+ *   A GAP uses up a lap, and a word is told from an older one by its lap.  So the older a ring is, the longer its laps must be:
+ *   in lap n a lap is cut short only if n >> age_shift cells have pages, which are all of them when an eighth of the laps there
+ *   are has gone.
+ *   When the file system has no more pages to give, rbi_ring_make_do() does the same whatever the length of the lap, and also if
+ *   the lane is not empty but has room at its front: then what has pages is a ring by itself.  In that case the GAP takes
+ *   capacity until what lies before it is released; there is no memory that it could be taken from.
  *
  * irregular.  tail.items - head.items counts records between head and tail.  That is the number of messages unless one was voided
  * before head reached it, skipped, or returned.  Whoever is about to do one of these first raises `irregular` beyond the record; while
@@ -146,7 +167,8 @@ static uint64_t items_between(const struct rbi_ring *ring, uint64_t head, uint64
     return items <= cells_of_ring(ring) ? items : 0; /* head read later than tail may be ahead of it */
 }
 
-/** How many cells a word's record occupies.  An END occupies one; its `cells` tell how many epochs it leads on. */
+/** How many cells a word's record occupies.  An END occupies one; its `cells` tell how many epochs it leads on.  A GAP's are the rest of
+ *  its lap. */
 static inline uint64_t word_length(const struct rbi_ring *ring, uint64_t word)
 {
     return word_kind(word) == RBI_KIND_END ? 1 : word_cells(ring, word);
@@ -192,17 +214,26 @@ static inline uint64_t load_reclaim(const struct rbi_ring *ring, const struct rb
     return rbi_load_acquire64(&lane->cursors->reclaim) & position_mask(ring); /* [E3] pairs with the CAS in reclaim() */
 }
 
+/** How many slots and cells have pages behind them, from the first on.  The count only grows, so an old view of it errs on the safe
+ *  side. */
+static uint64_t look_at_reserved(const struct rbi_ring *ring, struct rbi_lane *lane)
+{
+    /* [E4 pages] pairs with rbi_ring_raise_reserved(): the pages were there before the count said so. */
+    uint64_t reserved = rbi_load_total64(&lane->cursors->reserved_cells);
+    if (reserved > cells_of_ring(ring)) reserved = 0; /* nonsense in shared memory; rbi_ring_raise_reserved reports it */
+    /* release, of both: hands [E4] on to our other threads */
+    rbi_store_release64(&lane->reserved_seen, reserved);
+    rbi_store_release64(&lane->roomy, reserved == cells_of_ring(ring) ? UINT64_MAX : reserved - reserved / 4);
+    return reserved;
+}
+
 /** Whether the first `cells` slots and cells have pages behind them.  Touching one that has none could allocate it, or raise SIGBUS
- *  when the file system is full.  The count only grows, so an old view of it errs on the safe side. */
+ *  when the file system is full. */
 static inline bool has_pages_up_to(const struct rbi_ring *ring, struct rbi_lane *lane, uint64_t cells)
 {
     /* A lower bound, which saves the next load.  acquire: [E4] as this process last saw it, perhaps in another thread. */
     if (cells <= rbi_load_acquire64(&lane->reserved_seen)) return true;
-    /* [E4 pages] pairs with rbi_ring_raise_reserved(): the pages were there before the count said so. */
-    uint64_t reserved = rbi_load_total64(&lane->cursors->reserved_cells);
-    if (reserved > cells_of_ring(ring)) reserved = 0; /* nonsense in shared memory; rbi_ring_raise_reserved reports it */
-    rbi_store_release64(&lane->reserved_seen, reserved); /* release: hands [E4] on to our other threads */
-    return cells <= reserved;
+    return cells <= look_at_reserved(ring, lane);
 }
 
 /** Whether the slot at `position` can be read.  If not, it has never been anything but zero: no record. */
@@ -241,6 +272,11 @@ void rbi_ring_init(struct rbi_ring *ring, struct rbi_order *order, uint32_t cell
     ring->looks_aside = false;
     ring->max_items = max_items;
     ring->lane_count = 0;
+    /* 32 KiB of cells, or 64 cells if that is more: pages are reserved for 64 at a time. */
+    ring->least_lap = cell_log2 < 9 ? UINT64_C(1) << (15 - cell_log2) : 64;
+    /* So that short laps use up at most an eighth of the laps that a word can tell apart. */
+    uint32_t lap_bits = 48 - cells_log2 < 63 - 2 * cells_log2 ? 48 - cells_log2 : 63 - 2 * cells_log2;
+    ring->age_shift = lap_bits - 3 - cells_log2;
 }
 
 void rbi_ring_add_lane(struct rbi_ring *ring, struct rbi_cursors *cursors, struct rbi_slot *slots, uint8_t *data)
@@ -251,6 +287,7 @@ void rbi_ring_add_lane(struct rbi_ring *ring, struct rbi_cursors *cursors, struc
     lane->cursors = cursors;
     atomic_init(&lane->reclaim_seen, rbi_load_acquire64(&cursors->reclaim));
     atomic_init(&lane->reserved_seen, 0);
+    atomic_init(&lane->roomy, 0);
 }
 
 uint64_t rbi_ring_first_position(const struct rbi_ring *ring) { return cells_of_ring(ring); }
@@ -292,14 +329,14 @@ static void back_off(const struct rbi_ring *ring)
 
 /* ---- moving cursors, setting hints ---- */
 
-/** The cursor one step on: over a record, which counts as an item, or over an END, which does not. */
+/** The cursor one step on: over a record, which counts as an item, or over an END or a GAP, which does not. */
 static inline uint64_t cursor_past_word(const struct rbi_ring *ring, uint64_t cursor, uint64_t word)
 {
     uint64_t past = cursor_past(ring, cursor, word_length(ring, word));
-    return word_kind(word) == RBI_KIND_END ? past - (UINT64_C(1) << position_bits(ring)) : past;
+    return word_kind(word) >= RBI_KIND_END ? past - (UINT64_C(1) << position_bits(ring)) : past;
 }
 
-/** Move tail over the record (or reopened END) at `position` if it still stands there.  Losing is fine: somebody else did it. */
+/** Move tail over the record, GAP or reopened END at `position` if it still stands there.  Losing is fine: another one did it. */
 static void help_tail(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word)
 {
     uint64_t tail = rbi_load_total64(&lane->cursors->tail);
@@ -312,6 +349,14 @@ static void advance_head(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t 
 {
     rbi_cas_total64(&lane->cursors->head, head, cursor_past_word(ring, head, word));
     RBI_POINT(head_moved);
+}
+
+/** The same over what is no message any more, or never was. */
+static void pass_at_head(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t head, uint64_t word)
+{
+    /* A record is claimed and then filled, and its producer has moved tail before that.  A GAP is complete at once. */
+    if (word_kind(word) == RBI_KIND_GAP) help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */
+    advance_head(ring, lane, head, word);
 }
 
 /** Let `irregular` lie beyond the record, before it becomes irregular. */
@@ -338,7 +383,7 @@ static void help_head(struct rbi_ring *ring, struct rbi_lane *lane)
         }
         enum rbi_kind kind = word_kind(word);
         if (kind == RBI_KIND_READY || kind == RBI_KIND_CLAIMED || kind == RBI_KIND_END || !sane(ring, word)) return;
-        advance_head(ring, lane, head, word);
+        pass_at_head(ring, lane, head, word);
     }
 }
 
@@ -381,11 +426,11 @@ static enum rbi_ring_outcome reclaim(struct rbi_ring *ring, struct rbi_lane *lan
         if (word_kind(word) == RBI_KIND_END) {
             /* Passed only when the lane has been opened again. */
             if (distance(ring, position_of(ring, rbi_load_total64(&lane->cursors->tail)), position) <= 0) break;
-        } else if (word_kind(word) != RBI_KIND_RELEASED) {
+        } else if (word_kind(word) != RBI_KIND_RELEASED && word_kind(word) != RBI_KIND_GAP) {
             break;
         }
         uint64_t head = rbi_load_total64(&lane->cursors->head);
-        if (position_of(ring, head) == position) advance_head(ring, lane, head, word); /* void, or END, and not yet passed */
+        if (position_of(ring, head) == position) pass_at_head(ring, lane, head, word); /* void, END or GAP, and not yet passed */
         passed += word_length(ring, word);
         position = advanced(ring, position, word_length(ring, word));
     }
@@ -511,7 +556,10 @@ static enum rbi_ring_outcome count_items(struct rbi_ring *ring, uint64_t *items,
 
 /* ---- put ---- */
 
-enum { RECLAIM_CELLS = 64 };
+enum {
+    RECLAIM_CELLS = 64,      /* more than a put needs */
+    RECLAIM_NEAR_END = 1024, /* to see whether the ring is empty */
+};
 
 /** Whether `cells` cells from `position` on, and one more for an END, were free when this process last looked. */
 static inline bool was_reclaimed(const struct rbi_ring *ring, uint64_t position, uint64_t cells, uint64_t reclaimed_to)
@@ -571,6 +619,49 @@ static enum rbi_ring_outcome meet_end_at_tail(struct rbi_ring *ring, struct rbi_
     return RBI_RING_OK;
 }
 
+/** The shortest lap that ends in a GAP at `position`, in cells: the older the ring, the longer.  See the head of the file. */
+static uint64_t least_lap(const struct rbi_ring *ring, uint64_t position)
+{
+    uint64_t by_age = lap_of(ring, position) >> ring->age_shift;
+    return by_age > ring->least_lap ? by_age : ring->least_lap;
+}
+
+/** Put a GAP at tail, so that the next record lies at the front.  After tail was read as `tail`, the word there was read as `word`, which
+ *  is not of this lap, and then reclaim was found not to be beyond.  So `word` is not of a later lap either. */
+static void begin_again(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t tail, uint64_t word)
+{
+    uint64_t position = position_of(ring, tail);
+    uint64_t gap = word_of(ring, position, cells_of_ring(ring) - index_of(ring, position), 0, RBI_KIND_GAP);
+    if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, gap)) return; /* another one was quicker */
+    RBI_POINT(began_again);
+    help_tail(ring, lane, position, gap);
+}
+
+/** A claim of `cells` cells at `tail` comes to where pages end, or near it.  OK: go on.  EMPTY: look again.  UNRESERVED: so many cells
+ *  must have pages.  CORRUPT. */
+static enum rbi_ring_outcome look_ahead(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t tail, uint64_t cells,
+                                        uint64_t *wanted)
+{
+    const uint64_t all = cells_of_ring(ring);
+    uint64_t position = position_of(ring, tail), index = index_of(ring, position);
+    uint64_t reserved = look_at_reserved(ring, lane);
+    /* A slot behind it, for a GAP or an END.  A record that wraps needs pages up to the end; at the beginning they are there already. */
+    *wanted = index + cells < all ? index + cells + 1 : all;
+    if (index >= reserved) return RBI_RING_UNRESERVED;
+    bool lacks = *wanted > reserved;
+    if (!lacks && (reserved == all || *wanted <= reserved - reserved / 4)) return RBI_RING_OK;
+    uint64_t word = load_word(ring, lane, position);
+    if (rbi_load_total64(&lane->cursors->tail) != tail) return RBI_RING_EMPTY;
+    if (word_is_of(ring, word, position)) return RBI_RING_OK; /* nothing is claimed here any more: the claim goes past it */
+    enum rbi_ring_outcome otherwise = lacks ? RBI_RING_UNRESERVED : RBI_RING_OK;
+    /* In front there must be room for it; and while there is room here, too, a lap should not be given away for little. */
+    if (index < (lacks ? 1 : reserved / 2) || cells >= reserved || reserved < least_lap(ring, position)) return otherwise;
+    if (reclaim(ring, lane, lacks ? all : RECLAIM_NEAR_END) != RBI_RING_OK) return RBI_RING_CORRUPT;
+    if (load_reclaim(ring, lane) != position) return otherwise;
+    begin_again(ring, lane, tail, word);
+    return RBI_RING_EMPTY;
+}
+
 enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t size)
 {
     uint64_t cells = cells_for(ring, size);
@@ -580,12 +671,11 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
         uint64_t tail = rbi_load_total64(&lane->cursors->tail);
         uint64_t position = position_of(ring, tail);
         record->lane = (uint32_t)(lane - ring->lanes);
-        /* A record that wraps needs pages up to the end; those at the beginning are there already. */
-        uint64_t needed = index_of(ring, position) + cells;
-        if (needed > cells_of_ring(ring)) needed = cells_of_ring(ring);
-        if (!has_pages_up_to(ring, lane, needed)) {
-            record->cells = needed;
-            return RBI_RING_UNRESERVED;
+        /* acquire: [E4] as this process last saw it, perhaps in another thread. */
+        if (index_of(ring, position) + cells >= rbi_load_acquire64(&lane->roomy)) {
+            enum rbi_ring_outcome pages = look_ahead(ring, lane, tail, cells, &record->cells);
+            if (pages == RBI_RING_EMPTY) continue;
+            if (pages != RBI_RING_OK) return pages;
         }
         struct rbi_slot *slot = slot_at(ring, lane, position);
         uint64_t word = rbi_load_total64(&slot->word);
@@ -624,10 +714,20 @@ enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *r
         record->size = size;
         record->reference = false;
         record->attempts = 0;
+        record->turn = 0;
         record->payload = payload_at(ring, lane, position, size);
         fetch_ahead(ring, lane, position, cells);
         return RBI_RING_OK;
     }
+}
+
+void rbi_ring_look_ahead(struct rbi_ring *ring, uint64_t cells)
+{
+    struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
+    uint64_t tail = rbi_load_total64(&lane->cursors->tail), wanted;
+    uint64_t end = index_of(ring, position_of(ring, tail)) + cells;
+    /* acquire: as in a claim.  The outcome is the first claim's to find. */
+    if (end >= rbi_load_acquire64(&lane->roomy)) look_ahead(ring, lane, tail, cells, &wanted);
 }
 
 void rbi_ring_refer(struct rbi_record *record, uint64_t size, uint64_t run)
@@ -697,6 +797,7 @@ static bool describe(struct rbi_ring *ring, struct rbi_record *record, struct rb
     record->size = size & RBI_SIZE_MASK;
     record->reference = size & RBI_REFERENCE;
     record->attempts = size >> RBI_ATTEMPTS_SHIFT & RBI_ATTEMPTS_MAX;
+    record->turn = size >> RBI_TURN_SHIFT & RBI_TURN_MAX;
     record->payload = payload_at(ring, lane, position, record->reference ? 0 : record->size);
     if (record->reference) return record->cells == 1;
     return record->size <= RBI_INLINE_BYTES || record->size <= record->cells << ring->cell_log2;
@@ -706,14 +807,15 @@ static void write_attempts(struct rbi_ring *ring, const struct rbi_record *recor
 {
     /* [E11 size], as in rbi_ring_publish(); who takes the record next has it by [E1] through the word. */
     rbi_store_release64(&slot_at(ring, lane, record->position)->size,
-                        record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (record->reference ? RBI_REFERENCE : 0));
+                        record->size | (uint64_t)record->attempts << RBI_ATTEMPTS_SHIFT | (uint64_t)record->turn << RBI_TURN_SHIFT |
+                            (record->reference ? RBI_REFERENCE : 0));
 }
 
-/** Count an attempt on a record that we have taken.  Also attempts of those who died in the next instruction are counted. */
+/** Count an attempt on a record that we have taken, and give it a turn.  An attempt counts also if its process dies in the next instruction. */
 static void count_attempt(struct rbi_ring *ring, struct rbi_record *record, struct rbi_lane *lane)
 {
-    if (record->attempts == RBI_ATTEMPTS_MAX) return;
-    record->attempts++;
+    if (record->attempts < RBI_ATTEMPTS_MAX) record->attempts++;
+    record->turn = (record->turn + 1) & RBI_TURN_MAX;
     write_attempts(ring, record, lane);
 }
 
@@ -729,8 +831,15 @@ static enum rbi_ring_outcome take_record(struct rbi_ring *ring, struct rbi_recor
     /* acquire on success: [E1]; the size read above is this record's, for the word did not change in between. */
     if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, owner, RBI_KIND_TAKEN)))
         return RBI_RING_EMPTY;
-    /* What is given back bears the same word each time: it may have been taken, counted and given back since its size was read. */
-    if (word_kind(word) == RBI_KIND_RETURNED && !describe(ring, record, lane, position, word)) return RBI_RING_CORRUPT;
+    RBI_POINT(record_owned);
+    /* What is given back bears the same word each time: it may have been taken, counted and given back since its size word was read.  So
+     * attempts and turn are read again.  Size and reference cannot have changed, for the record is the same one; if they have, something
+     * has written over them, and what was checked above no longer holds. */
+    if (word_kind(word) == RBI_KIND_RETURNED) {
+        const struct rbi_record before = *record;
+        describe(ring, record, lane, position, word);
+        if (record->size != before.size || record->reference != before.reference) return RBI_RING_CORRUPT;
+    }
     count_attempt(ring, record, lane);
     return RBI_RING_OK;
 }
@@ -883,7 +992,8 @@ enum rbi_ring_outcome rbi_ring_take(struct rbi_ring *ring, struct rbi_record *re
         case RBI_KIND_TAKEN:
         case RBI_KIND_RETURNED:
         case RBI_KIND_RELEASED:
-            advance_head(ring, lane, head, word);
+        case RBI_KIND_GAP:
+            pass_at_head(ring, lane, head, word);
             if (kind == RBI_KIND_TAKEN) back_off(ring);
             continue;
         case RBI_KIND_END:
@@ -957,6 +1067,7 @@ void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record)
 struct recovery {
     uint32_t owner;
     bool some_returned;
+    bool undone;
 };
 
 static bool undo(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position, uint64_t word, void *context)
@@ -964,6 +1075,7 @@ static bool undo(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t position
     struct recovery *recovery = context;
     if (word_kind(word) == RBI_KIND_RETURNED) recovery->some_returned = true;
     if (word_owner(word) != recovery->owner) return true;
+    if (word_kind(word) != RBI_KIND_END) recovery->undone = true; /* an END's owner is none */
     switch (word_kind(word)) {
     case RBI_KIND_CLAIMED:
     case RBI_KIND_SKIPPED:
@@ -1008,6 +1120,7 @@ enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner)
     /* Also for records that were only met: who returned them may have died before it set the hint. */
     if (recovery.some_returned) rbi_ring_set_returned(ring);
     RBI_POINT(recovery_hinted);
+    ring->undone = recovery.undone || recovery.some_returned;
     return RBI_RING_OK;
 }
 
@@ -1042,13 +1155,22 @@ static bool is_quiet(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t epoc
     return age > 0 && rbi_load_total64(&ring->order->get_epoch) > epoch - (uint64_t)age;
 }
 
-bool rbi_ring_bypass(struct rbi_ring *ring)
+/** Whether a lane that is quiet has the pages for a claim of `cells` cells, where its tail stands or at its front.  *wanted: how many of
+ *  its cells must have pages for the former. */
+static bool has_pages_for(struct rbi_ring *ring, struct rbi_lane *lane, uint64_t cells, uint64_t *wanted)
 {
-    uint64_t epoch = rbi_load_total64(&ring->order->put_epoch);
+    uint64_t tail = position_of(ring, rbi_load_total64(&lane->cursors->tail));
+    uint64_t index = index_of(ring, tail);
+    if (word_is_of(ring, peek_word(ring, lane, tail), tail)) index++; /* an END, which is passed when the lane is opened */
+    *wanted = index + cells < cells_of_ring(ring) ? index + cells + 1 : cells_of_ring(ring);
+    if (has_pages_up_to(ring, lane, *wanted)) return true;
+    return has_pages_up_to(ring, lane, index + 1) && has_pages_up_to(ring, lane, cells + 1);
+}
+
+/** Close the open lane, for which put_epoch was read as `epoch`, and lead `step` epochs on.  Whether it is closed, or was already. */
+static bool close_lane(struct rbi_ring *ring, uint64_t epoch, uint64_t step)
+{
     struct rbi_lane *lane = lane_of(ring, epoch);
-    uint64_t step = 1; /* over lanes in which somebody is stuck as well */
-    while (step < ring->lane_count && !is_quiet(ring, lane_of(ring, epoch + step), epoch + step)) step++;
-    if (step == ring->lane_count) return false;
     uint64_t tail = rbi_load_total64(&lane->cursors->tail);
     uint64_t position = position_of(ring, tail);
     if (!has_pages(ring, lane, position)) return false;
@@ -1061,6 +1183,44 @@ bool rbi_ring_bypass(struct rbi_ring *ring)
         RBI_POINT(lane_closed);
     }
     return true; /* the next claim sees what became of it */
+}
+
+enum rbi_ring_outcome rbi_ring_bypass(struct rbi_ring *ring, uint64_t size, struct rbi_record *record)
+{
+    uint64_t epoch = rbi_load_total64(&ring->order->put_epoch);
+    uint64_t wanted, cells = cells_for(ring, size);
+    bool lacks = false;
+    for (uint64_t step = 1; step < ring->lane_count; step++) { /* over lanes in which another one is stuck as well */
+        struct rbi_lane *next = lane_of(ring, epoch + step);
+        if (!is_quiet(ring, next, epoch + step)) continue;
+        if (has_pages_for(ring, next, cells, &wanted)) return close_lane(ring, epoch, step) ? RBI_RING_OK : RBI_RING_FULL;
+        if (lacks) continue;
+        record->lane = (uint32_t)(next - ring->lanes);
+        record->cells = wanted;
+        lacks = true;
+    }
+    return lacks ? RBI_RING_UNRESERVED : RBI_RING_FULL;
+}
+
+bool rbi_ring_make_do(struct rbi_ring *ring, uint64_t size)
+{
+    struct rbi_record record;
+    uint64_t cells = cells_for(ring, size);
+    struct rbi_lane *lane = lane_of(ring, rbi_load_total64(&ring->order->put_epoch));
+    uint64_t tail = rbi_load_total64(&lane->cursors->tail);
+    uint64_t position = position_of(ring, tail), index = index_of(ring, position);
+    if (index && has_pages(ring, lane, position) && has_pages_up_to(ring, lane, cells + 1)) {
+        uint64_t word = load_word(ring, lane, position);
+        if (rbi_load_total64(&lane->cursors->tail) != tail) return true;
+        if (word_is_of(ring, word, position)) return true; /* the next claim goes past it */
+        /* What comes behind the GAP must find room before it, as if the ring ended here.  In a ring that is empty it does. */
+        enum rbi_ring_outcome room = make_room(ring, lane, position, cells_of_ring(ring) - index + cells);
+        if (room == RBI_RING_OK || load_reclaim(ring, lane) == position) {
+            begin_again(ring, lane, tail, word);
+            return true;
+        }
+    }
+    return rbi_ring_bypass(ring, size, &record) == RBI_RING_OK;
 }
 
 /* ---- looking ---- */

@@ -14,6 +14,8 @@ struct rbi_lane {
     struct rbi_cursors *cursors;
     rbi_atomic64 reclaim_seen;   /* a lower bound of cursors->reclaim: mostly saves a cache miss */
     rbi_atomic64 reserved_seen;  /* likewise of cursors->reserved_cells */
+    rbi_atomic64 roomy;          /* a claim that ends before this cell need not look at pages: three quarters of reserved_seen, or,
+                                    when all have pages, wherever it ends */
 };
 
 /** A process's view of a ring: where it lies and how big it is (copied out of the checked stamp, never read from shared memory
@@ -25,7 +27,10 @@ struct rbi_ring {
     uint32_t patience;           /* pauses to make when another one is at it: writing the message at head, or taking the same turn */
     uint32_t lane_count;
     bool looks_aside;            /* there is an arena, in which a returned message may be */
+    bool undone;                 /* the last rbi_ring_recover() through this changed something, or met something returned */
     uint64_t max_items;          /* 0: unbounded */
+    uint64_t least_lap;          /* a lap is cut short only after so many cells, */
+    uint32_t age_shift;          /* and, of a ring in its lap n, after n >> age_shift */
     struct rbi_lane lanes[RBI_LANES];
 };
 
@@ -49,6 +54,7 @@ struct rbi_record {
     uint64_t size;               /* of the message */
     bool reference;              /* the message lies in the arena, in the run whose number is the payload's 8 bytes */
     uint32_t attempts;           /* how often it has been taken, this time included */
+    uint32_t turn;               /* tells this taking from the others; see layout.h */
     uint8_t *payload;
 };
 
@@ -69,8 +75,12 @@ uint64_t rbi_ring_max_payload(const struct rbi_ring *ring);
 
 /** Reserve room for `size` bytes in the name of `owner`.  Lock-free.
  *  OK: *record is owner's to fill; end it with publish or void.  FULL: at one moment during the call there was no room.
- *  UNRESERVED: record->cells is how many cells must have pages; reserve them, raise reserved_cells, try again.  CORRUPT. */
+ *  UNRESERVED: record->cells is how many cells of record->lane must have pages; reserve them, raise reserved_cells, try again.
+ *  CORRUPT. */
 enum rbi_ring_outcome rbi_ring_claim(struct rbi_ring *ring, struct rbi_record *record, uint32_t owner, uint64_t size);
+
+/** Before claims of `cells` cells together: if their pages end before that and the ring is empty, begin again at the front. */
+void rbi_ring_look_ahead(struct rbi_ring *ring, uint64_t cells);
 
 /** The first `cells` slots and cells of the lane have pages now.  OK or CORRUPT. */
 enum rbi_ring_outcome rbi_ring_raise_reserved(struct rbi_ring *ring, uint32_t lane, uint64_t cells);
@@ -108,7 +118,7 @@ void rbi_ring_clear_returned(struct rbi_ring *ring, uint64_t seen);
 /** The taken record is done.  Wait-free. */
 void rbi_ring_release(struct rbi_ring *ring, const struct rbi_record *record);
 
-/** That the taken record was taken does not count as an attempt: it is about to go back untouched.  Wait-free. */
+/** That the taken record was taken does not count as an attempt: it is about to go back untouched.  Its turn stays.  Wait-free. */
 void rbi_ring_uncount_attempt(struct rbi_ring *ring, struct rbi_record *record);
 
 /** The taken record goes back.  Lock-free. */
@@ -122,8 +132,14 @@ enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner);
  *  because its owner is in the middle of a put or get; 0 if there is none. */
 uint64_t rbi_ring_stuck_at(struct rbi_ring *ring, uint64_t size);
 
-/** Go on in the next lane, if that is free, and leave the stuck record where it is.  Returns whether puts may try again.  Lock-free. */
-bool rbi_ring_bypass(struct rbi_ring *ring);
+/** Go on in another lane, if one is free, and leave the stuck record where it is; a claim of `size` bytes comes next.  Lock-free.
+ *  OK: puts may try again.  FULL: no lane is free.  UNRESERVED: the first record->cells slots and cells of record->lane need pages
+ *  first: without them the next claim could be worse off there, on a file system that is full. */
+enum rbi_ring_outcome rbi_ring_bypass(struct rbi_ring *ring, uint64_t size, struct rbi_record *record);
+
+/** After a claim of `size` bytes was UNRESERVED, and there are no pages to be had: make do with those there are.  Begin again at the
+ *  front of this lane, or go on in another, if there is room.  Returns whether a claim may try again.  Lock-free. */
+bool rbi_ring_make_do(struct rbi_ring *ring, uint64_t size);
 
 /** Look, without changing anything that matters, whether a take could succeed now.  For spinning. */
 bool rbi_ring_may_take(struct rbi_ring *ring);

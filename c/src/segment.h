@@ -4,7 +4,9 @@
 #ifndef RBI_SEGMENT_H
 #define RBI_SEGMENT_H
 
+#include "files.h"
 #include "guard.h"
+#include "pins.h"
 #include "registry.h"
 #include "wait.h"
 
@@ -13,7 +15,7 @@
 /* State of a handle, in one word with the number of calls in flight: { calls : 29 | lost | stale | closed }. */
 enum {
     RBI_HANDLE_CLOSED = 1, /* no call may begin */
-    RBI_HANDLE_STALE = 2,  /* we are a forked child and not yet a participant */
+    RBI_HANDLE_STALE = 2,  /* not a participant: a forked child that is none yet, or its descriptor was closed and its number is gone */
     RBI_HANDLE_LOST = 4,   /* the file was truncated, and zeros of our own may lie where its memory was; never cleared */
     RBI_HANDLE_CALL = 8,
     RBI_HANDLE_BARRED = RBI_HANDLE_CLOSED | RBI_HANDLE_STALE | RBI_HANDLE_LOST, /* no call may begin just so */
@@ -27,6 +29,9 @@ enum {
     RBI_PIN = 4,
 };
 
+/* For how many calls at a time a handle notes how long they have waited for room. */
+enum { RBI_NOTES = 8 };
+
 /* How long a handle looks before it sleeps, at first (waiting.c); how long memory of the arena is kept that nobody uses. */
 enum { RBI_SPIN_START_NS = 4000, RBI_IDLE_S = 5 };
 
@@ -37,14 +42,16 @@ enum { RBI_DELETION_SEEN = 1, RBI_DELETION_TOLD = 2 };
 struct rbi_patience {
     rbi_atomic32 spin_ns; /* how long to look before sleeping */
     rbi_atomic32 lag;     /* pauses before the first look */
+    rbi_atomic32 in_vain; /* the last wait slept until its deadline, and nothing came: looking before the next sleep is wasted, too */
     rbi_atomic64 served;  /* messages that had been moved at the last wait */
 };
 
 /** What a handle has of a level (ready.c). */
 struct rbi_descriptor {
-    rbi_fd fd;        /* -1: not open */
-    bool asked;       /* by this process, which listens; else it is open so that we can tell others */
-    uint32_t version; /* of the listeners' word, when it was opened to tell others */
+    struct rbi_file file;
+    rbi_atomic32 asked; /* 1: by this process, which listens; else it is open so that we can tell others */
+    uint32_t version;   /* of the listeners' word, when it was opened to tell others */
+    char *path;         /* of the FIFO */
 };
 
 /** A handle.  The public opaque type. */
@@ -58,38 +65,44 @@ struct ringbuf {
     struct rbi_patience items_patience;
     struct rbi_patience space_patience;
     struct rbi_patience room_patience;
-    rbi_atomic64 next_recovery_ns; /* calls that find nothing to do look for the dead no earlier than this */
+    rbi_atomic64 next_poll_ns;     /* calls that find nothing to do and do not sleep look for the dead no earlier than this */
     rbi_atomic64 stuck_at;         /* what a full ring was last found stuck at, if anything, */
     rbi_atomic64 stuck_since_ns;   /* and since when */
     rbi_atomic64 next_trim_ns;     /* idle blocks of the arena are looked for no earlier than this */
     uint64_t idle_s;               /* memory of the arena that was not used for so long goes back to the system */
-    rbi_atomic64 trim_from;        /* the block at which that look goes on */
+    rbi_atomic64 notes[RBI_NOTES]; /* of calls that waited for room, and may come again (turn.c) */
+    rbi_atomic32 some_notes;       /* whether there has ever been one */
+    rbi_atomic64 consumed_before;  /* messages consumed up to the last round of a turn of ours */
     rbi_atomic64 reservations;     /* made through this handle; numbers their tickets */
-    rbi_atomic64 generation;       /* changes in a forked child: what the parent has taken is not ours */
+    rbi_atomic64 generation;       /* of this handle alone, and another one in a forked child: what others have taken is not ours */
+    struct rbi_pins tokens;        /* of what is kept and reserved; each is one of `pins` */
+    rbi_atomic32 letter_trouble;   /* why a message could last not be moved to the dead-letter queue */
     rbi_atomic32 deletion;         /* what is known of the file's deletion: RBI_DELETION_SEEN, _TOLD */
     pthread_mutex_t recovery;      /* one thread at a time joins or recovers */
     pthread_mutex_t closing;
-    pthread_mutex_t telling;       /* one thread at a time uses the descriptors */
+    rbi_atomic32 telling;          /* whether one thread uses the descriptors, and what it is to do before it stops; see ready.c */
     struct rbi_descriptor levels[RBI_LEVELS];
     bool handed_out;
     bool at_exit;                  /* the process is on its way out, and this handle has been seen to */
     bool listed;
-    rbi_fd fd;
+    struct rbi_file file;
+    struct rbi_file spare;         /* the mapping's open file, without locks: for children that may not open the file anew; often not open */
+    ringbuf_status reopened;       /* in a forked child: why the file could not be opened anew, */
+    struct rbi_refusal refusal;    /* and what the system said */
+    rbi_atomic32 entering;         /* calls that wait to become participants again */
     struct rbi_guarded *guarded;   /* the memory, as the guard knows it; NULL: not mapped */
     void *base;
     uint64_t prefix_bytes;
     uint64_t mirror_bytes;
     uint64_t ring_limit;           /* the largest message that lies in the ring */
+    uint32_t memory;               /* enum ringbuf_memory */
     struct rbi_stamp stamp;        /* our checked copy: the one in shared memory is never read again */
     char *name;
     char *path;
+    char *private_path;            /* the name under which the file is made where it cannot be without one; NULL: it has none */
     char *label;
     struct ringbuf *next, *previous; /* all handles of this process that have a file (segment.c) */
 };
-
-/** Between these two no child of this process is born by fork(). */
-void rbi_handles_hold(void);
-void rbi_handles_let_go(void);
 
 /** Begin a call: RINGBUF_OK, or RINGBUF_E_CLOSED, or RINGBUF_E_CORRUPT because the memory is lost, or why a forked child cannot
  *  become a participant. */
@@ -119,6 +132,8 @@ static inline ringbuf_status rbi_handle_leave(ringbuf *rb, ringbuf_status status
 
 static inline bool rbi_handle_is_closed(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_CLOSED; }
 
+static inline bool rbi_handle_is_stale(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_STALE; }
+
 static inline bool rbi_handle_is_lost(const ringbuf *rb) { return rbi_load_total32(&rb->calls) & RBI_HANDLE_LOST; }
 
 /** Keep the memory mapped: only during a call that has begun.  Any number of times. */
@@ -138,7 +153,17 @@ ringbuf_status rbi_segment_unlink(ringbuf *rb);
 ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *options);
 ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *options);
 
-/** Whether a stamp read from a file of `file_bytes` bytes can be believed: everything that is used later is checked.  OK, VERSION or CORRUPT. */
+/** What is where it is in every layout (layout.h). */
+struct rbi_frozen {
+    uint32_t layout_version, flags;
+    bool swapped; /* the file is of another byte order */
+};
+/** Take it from a stamp, whatever the layout and the byte order.  False: no queue, or of a layout from before anything was frozen, of which
+ *  only `layout_version` and `swapped` are right. */
+bool rbi_segment_frozen(struct rbi_frozen *frozen, const struct rbi_stamp *stamp);
+
+/** Whether a stamp read from a file of `file_bytes` bytes can be believed: everything that is used later is checked.  OK, VERSION (then
+ *  rbi_last_refusal() knows the layout) or CORRUPT. */
 ringbuf_status rbi_segment_check_stamp(const struct rbi_stamp *stamp, uint64_t file_bytes);
 
 /** Where the file of a queue of this name lies; to be freed.  NULL: no name at all, or no memory. */
@@ -158,9 +183,12 @@ ringbuf_status rbi_segment_reserve_parts(ringbuf *rb, uint64_t parts);
 /** Give a reserved run memory, and say so. */
 ringbuf_status rbi_segment_back(ringbuf *rb, struct rbi_run *run);
 
-/** Give the memory of free blocks that have not been used for `idle_s` seconds back to the system, at most `pieces` pieces of it, from
- *  where the last look ended on.  Returns whether that look has come to the end of the arena. */
-bool rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces);
+/** Free a run that is RESERVED by us, and give what memory it has back to the system. */
+void rbi_segment_free_with_pages(ringbuf *rb, const struct rbi_run *run);
+
+/** Give the memory of free blocks that have not been used for `idle_s` seconds back to the system, at most `pieces` pieces of it: first of
+ *  those that are used again last. */
+void rbi_segment_trim(ringbuf *rb, uint64_t idle_s, uint64_t pieces);
 
 /** Account for the arena's blocks and runs. */
 void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings);
@@ -168,7 +196,29 @@ void rbi_segment_check(ringbuf *rb, struct rbi_arena_findings *findings);
 /** Look what has become of the file's name: one of enum ringbuf_unlinked. */
 uint64_t rbi_segment_unlinked(ringbuf *rb);
 
+/** Before a system call on the handle's file: RINGBUF_OK if its descriptor is open on it, or was closed by others and could be opened anew
+ *  without anybody having taken us for dead.  RINGBUF_E_INTR: the call is to be made again, as another participant.
+ *  RINGBUF_E_NO_DESCRIPTOR: the file cannot be opened any more. */
+ringbuf_status rbi_segment_own_file(ringbuf *rb);
+
+/** There is no room in the queue's file system: remove what nobody uses any more from its directory, if that was not done lately.  Returns
+ *  whether something was removed.  Allocates nothing and waits for nothing. */
+bool rbi_segment_collect_for_room(ringbuf *rb);
+
 /** Clean up after the dead, if no other thread of this handle is doing so.  Looks after the file's name as well. */
 ringbuf_status rbi_segment_recover(ringbuf *rb, uint64_t *recovered);
+
+/** When a handle that waits is to call rbi_segment_watch() next. */
+static inline int64_t rbi_segment_wakes_ns(const ringbuf *rb)
+{
+    return (int64_t)rbi_load_relaxed64(&rb->registry.vigil.wakes_ns); /* relaxed: our own plan */
+}
+
+/** What a handle that waits does when it wakes up by itself: the same, if others have not looked lately; and it plans the next time.
+ *  Returns whether somebody was cleaned up after. */
+bool rbi_segment_watch(ringbuf *rb, int64_t now_ns);
+
+/** What a call does that finds nothing to do and does not wait: the same, without a plan. */
+bool rbi_segment_recover_by_the_way(ringbuf *rb, int64_t now_ns);
 
 #endif

@@ -1,5 +1,6 @@
 /* status.c — floor 0: a status as a sentence, and the library's versions. */
 #include "layout.h"
+#include "platform.h"
 
 #include <ringbuf/ringbuf.h>
 
@@ -29,11 +30,13 @@ static const char *text_of(enum ringbuf_code code)
     case RINGBUF_E_NO_MEMORY: return "out of memory or address space";
     case RINGBUF_E_ARENA_FULL: return "the arena had no room for the message until the deadline";
     case RINGBUF_E_BUSY: return "somebody else holds the queue";
-    case RINGBUF_E_CROWDED: return "no participant can attach any more: all numbers are in use";
+    case RINGBUF_E_CROWDED: return "as many are attached as the queue was made for (max_participants)";
     case RINGBUF_E_NO_FILES: return "out of file descriptors";
     case RINGBUF_E_NO_DIRECTORY: return "the directory for queues does not exist or cannot hold them";
+    case RINGBUF_E_NO_DESCRIPTOR: return "this process closed the queue's file descriptor, and the file cannot be opened again";
     case RINGBUF_E_TOO_MANY: return "more tasks marked done than there were messages";
     case RINGBUF_E_SYSTEM: return "the operating system refused";
+    case RINGBUF_E_DEAD_LETTER: return "a message that has had its attempts cannot be moved to the dead-letter queue, and stays";
     }
     return "unknown status";
 }
@@ -43,3 +46,9 @@ const char *ringbuf_status_text(ringbuf_status status) { return text_of((enum ri
 const char *ringbuf_version(void) { return RINGBUF_VERSION_STRING; }
 
 uint32_t ringbuf_layout_version(void) { return RBI_LAYOUT_VERSION; }
+
+const char *ringbuf_error_call(void) { return rbi_last_refusal()->call; }
+
+int ringbuf_error_number(void) { return rbi_last_refusal()->number; }
+
+uint32_t ringbuf_error_layout(void) { return rbi_last_refusal()->layout; }

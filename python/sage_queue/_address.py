@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAME_MAX_BYTES = 1024
 CAPACITY_MAX_BYTES = 64 << 30
+PARTICIPANTS_MAX = 4095  # owner numbers are 12 bits (layout.h)
 
 #: In a reference: no particular queue, but whichever has the name.  (A queue's own id is random.)
 ANY_ID = "0" * 32
@@ -91,6 +92,14 @@ def parse_maxsize(value: int) -> int:
     if number < 0:
         raise ValueError(f"maxsize={number} is negative; give the most items to hold, or 0 for as many as fit")
     return min(number, (1 << 63) - 1)
+
+
+def parse_participants(value: int) -> int:
+    """How many can be attached at a time."""
+    number = as_int(value, "max_participants", "an int (attached processes at a time)")
+    if not 1 <= number <= PARTICIPANTS_MAX:
+        raise ValueError(f"max_participants={number} must be between 1 and {PARTICIPANTS_MAX}: it is how many can be attached at a time")
+    return number
 
 
 def as_int(value: Any, what: str, wanted: str) -> int:
@@ -193,7 +202,7 @@ class Address:
     id: str  #: 32 hex digits that no other queue has; ANY_ID: whichever queue has the name
     maxsize: int  #: items; 0: as many as fit
     capacity: int  #: bytes for small messages
-    arena: int  #: bytes for large messages and for what is held; 0: none, or made before there were any
+    arena: int  #: bytes for large messages and for what is held; 0: none; 2**64 - 1: the default of where it is made
     serializer: str
     directory: str
     permissions: int  #: of the file; 0: the default, nobody but its owner

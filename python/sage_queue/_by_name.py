@@ -184,6 +184,9 @@ def _remove_unless_in_use(seen: _native.Observation, force: bool) -> bool:
                 label=None,
                 tag=info.tag,
                 note=info.note,
+                keep_warm=info.keep_warm,
+                max_attempts=info.max_attempts,
+                dead_letter=info.dead_letter,
             )
             _native.close(handle)
     except QueueNotFound:

@@ -206,7 +206,9 @@ def array_head(shape: tuple[int, ...], dtype: Any, order: str, nbytes: int) -> b
     """What stands before an array's bytes in a message of kind 01: as numpy would have pickled it, without there being one."""
     import numpy
 
-    make: Any = numpy.empty(0).__reduce_ex__(PROTOCOL)[0]
+    make, arguments = numpy.empty(0).__reduce_ex__(PROTOCOL)[:2]
+    if not isinstance(arguments[0], _picklebuffer()):  # it falls back to its older way where it has no memory for this one
+        raise MemoryError("numpy had no memory to say how an array is pickled")
     outside: Any = _picklebuffer()(bytearray())  # writable, as the array is to be
     pickle = _pickle_dumps(_Reduced(make, (outside, dtype, shape, order)), PROTOCOL, buffer_callback=lambda buffer: False)
     head = b"\x01\0\0\0" + (1).to_bytes(4, "little") + len(pickle).to_bytes(8, "little") + nbytes.to_bytes(8, "little") + pickle

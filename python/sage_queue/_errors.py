@@ -30,6 +30,7 @@ __all__ = [
     "QueueCrowded",
     "QueueExists",
     "QueueInvalid",
+    "QueueNoDescriptor",
     "QueueNoDirectory",
     "QueueNoFiles",
     "QueueNoMemory",
@@ -100,6 +101,10 @@ class QueueNoDirectory(SageQueueError, OSError):
 
 class QueueNoFiles(SageQueueError, OSError):
     """Out of file descriptors (errno EMFILE)."""
+
+
+class QueueNoDescriptor(SageQueueError, OSError):
+    """This process has closed the queue's file descriptor, and the file cannot be opened again (errno EBADF)."""
 
 
 class QueueSystemError(SageQueueError, OSError):

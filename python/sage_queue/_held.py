@@ -221,4 +221,9 @@ def reserve_array(
     block = port.reserve(len(head) + size, deadline_of(True, timeout))
     memory = memoryview(block)
     memory[: len(head)] = head
-    return Reservation(port, block, numpy.ndarray(lengths, kind, memory[len(head) :], order=order), timeout)
+    try:
+        array = numpy.ndarray(lengths, kind, memory[len(head) :], order=order)
+    except BaseException:  # numpy knows no array of so many dimensions, say
+        del memory, block  # else the exception would keep the room, for as long as somebody keeps it
+        raise
+    return Reservation(port, block, array, timeout)

@@ -15,8 +15,9 @@ import stat
 import sys
 
 from . import _errors as errors, _ringbuf
-from ._address import human_bytes, login_name, safe
+from ._address import PARTICIPANTS_MAX, human_bytes, login_name, safe
 from ._ringbuf import ffi, lib
+from ._surroundings import LARGER
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def new_port(
     codec: Codec,
     refuse: Callable[[int, bool, bool, int], None],
     failed: Callable[[Exception, bool], Exception | None],
-    bury: Callable[[bytes, int], None],
-    max_attempts: int,
     views: bool = False,
     writable: bool = False,
 ) -> Port:
@@ -51,12 +50,11 @@ def new_port(
 
     `refuse(status, is_put, polling, size)` raises what a status means.  `failed(error, is_put)` gives the exception to raise when
     an item cannot be encoded, or a message not be decoded; None: the error stands as it is, and the message goes back.
-    `bury(message, attempts)` moves away what was taken more than `max_attempts` times (0: never).
     With `views` the items got look at the queue's memory, and with `writable` they may write there.
     """
     address = int(ffi.cast("uintptr_t", handle))
     how = (codec.framed, codec.dumps, codec.with_torch, codec.loads)
-    return Port(handle, address, *how, refuse, failed, bury, max_attempts, views, writable)
+    return Port(handle, address, *how, refuse, failed, views, writable)
 
 
 join = lib.ringbuf_join  # (handle, deadline) -> status
@@ -71,6 +69,7 @@ INVALID: int = lib.RINGBUF_E_INVALID
 INTERRUPTED: int = lib.RINGBUF_E_INTR
 TIMEOUT: int = lib.RINGBUF_E_TIMEOUT
 ARENA_FULL: int = lib.RINGBUF_E_ARENA_FULL
+DEAD_LETTER: int = lib.RINGBUF_E_DEAD_LETTER
 TOO_MANY: int = lib.RINGBUF_E_TOO_MANY
 
 LAYOUT: int = lib.ringbuf_layout_version()
@@ -97,6 +96,19 @@ def _guard_truncation() -> None:
 # ---- making, finding and leaving queues ----
 
 _FILE_PREFIX = "ringbuf."
+_HEADER_BYTES = 8192
+_PARTICIPANT_BYTES = 128
+#: options.arena_bytes: 64 MiB, or a quarter of what the file system can hold if that is less.
+ARENA_DEFAULT = (1 << 64) - 1
+
+#: options.memory, by the keyword of SageQueue.
+MEMORY = {
+    "prefault": int(lib.RINGBUF_PREFAULT),
+    "huge_pages": int(lib.RINGBUF_HUGE_PAGES),
+    "lock_memory": int(lib.RINGBUF_LOCK_MEMORY),
+    "dump": int(lib.RINGBUF_DUMP),
+}
+
 _MODES = {"open_or_create": lib.RINGBUF_OPEN_OR_CREATE, "create": lib.RINGBUF_CREATE, "fresh": lib.RINGBUF_FRESH}
 
 
@@ -119,13 +131,16 @@ class _Options:
         label: str | None = None,
         tag: str | None = None,
         note: str | None = None,
+        dead_letter: str | None = None,
         permissions: int = 0,
+        memory: int = 0,
     ) -> None:
         self.struct = ffi.new("ringbuf_options *")
         lib.ringbuf_options_init(self.struct)
         self.struct.permissions = 0 if permissions == 0o600 else permissions  # 0: 0600, and nobody else's file is opened
+        self.struct.memory = memory
         self._kept: list[Any] = []  # what the struct points to must outlive it
-        for field, text in (("directory", directory), ("label", label), ("tag", tag), ("note", note)):
+        for field, text in (("directory", directory), ("label", label), ("tag", tag), ("note", note), ("dead_letter", dead_letter)):
             if text is not None:
                 value = ffi.new("char[]", os.fsencode(text))
                 self._kept.append(value)
@@ -144,23 +159,42 @@ def create(
     permissions: int,
     label: str | None,
     tag: str,
-    note: str,
+    note: str = "",
+    max_attempts: int = 0,
+    dead_letter: str | None = None,
+    max_participants: int | None = None,
     directory: str | None = None,
+    keep_warm: bool = False,
+    memory: int = 0,
 ) -> Any:
-    options = _Options(label=label, tag=tag, note=note, permissions=permissions, directory=directory)
+    options = _Options(
+        label=label, tag=tag, note=note, dead_letter=dead_letter, permissions=permissions, directory=directory, memory=memory
+    )
+    options.struct.max_attempts = max_attempts
     options.struct.mode = _MODES[mode]
     options.struct.max_items = maxsize
     options.struct.capacity_bytes = capacity
     options.struct.arena_bytes = arena
-    options.struct.flags = (lib.RINGBUF_AUTO_CLEANUP if auto_cleanup else 0) | (lib.RINGBUF_PERSISTENT if persistent else 0)
+    if max_participants is not None:
+        options.struct.max_participants = max_participants
+    wishes = ((auto_cleanup, lib.RINGBUF_AUTO_CLEANUP), (persistent, lib.RINGBUF_PERSISTENT), (keep_warm, lib.RINGBUF_KEEP_WARM))
+    options.struct.flags = sum(flag for wished, flag in wishes if wished)
     out = ffi.new("ringbuf **")
     _guard_truncation()
     status = lib.ringbuf_create(out, ffi.NULL if name is None else _bytes_of(name), options.struct)
-    return _adopt(status, out, name=name, directory=directory, needed=capacity)
+    return _adopt(status, out, name=name, directory=directory, needed=_at_once())
 
 
-def open_by_name(name: str, *, permissions: int = 0, label: str | None = None, directory: str | None = None) -> Any:
-    options = _Options(label=label, directory=directory, permissions=permissions)
+def _at_once() -> int:
+    """The bytes that a queue needs when it is made: whole pages for its header and the first participant.  The others come as messages do."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return -(-(_HEADER_BYTES + _PARTICIPANT_BYTES) // page) * page
+
+
+def open_by_name(
+    name: str, *, permissions: int = 0, label: str | None = None, directory: str | None = None, memory: int = 0
+) -> Any:
+    options = _Options(label=label, directory=directory, permissions=permissions, memory=memory)
     out = ffi.new("ringbuf **")
     _guard_truncation()
     status = lib.ringbuf_open(out, _bytes_of(name), options.struct)
@@ -200,7 +234,8 @@ def unlink_name(name: str, *, permissions: int = 0, directory: str | None = None
 
 
 def default_directory() -> str:
-    return os.environ.get("SAGE_QUEUE_DIR") or "/dev/shm"
+    """Absolute, for references carry it to processes with other working directories."""
+    return os.path.abspath(os.environ.get("SAGE_QUEUE_DIR") or "/dev/shm")
 
 
 def collect(*, permissions: int = 0, directory: str | None = None) -> int:
@@ -210,14 +245,19 @@ def collect(*, permissions: int = 0, directory: str | None = None) -> int:
     options = _Options(directory=directory, permissions=permissions)
     status = lib.ringbuf_collect(removed, options.struct)
     if status == lib.RINGBUF_E_NO_DIRECTORY:
-        raise _no_directory(directory or default_directory())
+        raise _nothing_to_list(directory or default_directory())
     check(status, directory=directory)
     return int(removed[0])
 
 
 # ---- children of multiprocessing leave by os._exit(), which runs no destructor ----
 
-_hooked = False
+# multiprocessing has offspring: billiard (Celery), multiprocess (pathos), and copies of them inside other packages.  Each has a module
+# `util` of its own, which keeps what is to be done at the end of a child (Finalize) and at its beginning (register_after_fork).  So we
+# look for such modules rather than for names.  A child of os.fork() ends as any process, or by os._exit(), where nothing can be done.
+
+_families: set[str] = set()
+_modules_seen = 0
 
 
 def _close_when_a_child_exits() -> None:
@@ -226,22 +266,37 @@ def _close_when_a_child_exits() -> None:
     Without this, the kernel tells the others that it is gone, and they clean up after it; but nobody may be left to do so, and
     then an auto-cleanup queue would stay.  Importing multiprocessing is left to those who use it.
     """
-    global _hooked
-    util = sys.modules.get("multiprocessing.util")
-    if util is None or _hooked:
+    global _modules_seen
+    if len(sys.modules) == _modules_seen:
         return
-    _hooked = True
+    _modules_seen = len(sys.modules)
+    for name, util in list(sys.modules.items()):
+        if name.endswith(".util") and name not in _families and hasattr(util, "register_after_fork") and hasattr(util, "Finalize"):
+            _families.add(name)
+            _hook(name.removesuffix(".util"), util)
+
+
+def _hook(family: str, util: Any) -> None:
+    def leave() -> None:
+        if _is_child(family):
+            lib.ringbuf_leave_all()
 
     def hook(_: Any = None) -> None:
-        util.Finalize(None, _close_all_in_a_child, exitpriority=-100)  # after multiprocessing's own, which may still use queues
+        util.Finalize(None, leave, exitpriority=-100)  # after the family's own, which may still use queues
 
-    util.register_after_fork(_close_all_in_a_child, hook)  # a child throws its finalizers away when it starts, then calls this
+    util.register_after_fork(leave, hook)  # a child throws its finalizers away when it starts, then calls this
     hook()
+    _kept.append(leave)  # it is registered as a weak reference
 
 
-def _close_all_in_a_child() -> None:
-    if sys.modules["multiprocessing.process"].parent_process() is not None:
-        lib.ringbuf_leave_all()
+_kept: list[Any] = []
+
+
+def _is_child(family: str) -> bool:
+    """Whether this process is a child that this family has started, and will end."""
+    process = sys.modules.get(family + ".process")
+    current = getattr(process, "current_process", None)
+    return current is not None and type(current()).__name__ != "_MainProcess"
 
 
 os.register_at_fork(after_in_child=_close_when_a_child_exits)
@@ -281,6 +336,18 @@ def recover(handle: Any, name: str) -> int:
     return int(recovered[0])
 
 
+def watch(handle: Any, name: str) -> int:
+    """What a call that waits does now and then, for who waits by descriptors; cheap before its time.
+
+    Returns when it wants to be called again, on CLOCK_MONOTONIC in nanoseconds.
+    """
+    next_ns = ffi.new("int64_t *")
+    check(lib.ringbuf_watch(handle, next_ns), name=name, handle=handle)
+    if lib.ringbuf_deletion_is_news(handle):
+        warn_of_deletion(name, bytes(ffi.string(lib.ringbuf_path(handle))))
+    return int(next_ns[0])
+
+
 def warn_of_deletion(name: str, path: bytes) -> None:
     """Once for each handle, when its queue's file was deleted by others."""
     import warnings  # here: few need it
@@ -318,13 +385,17 @@ class Info:
         self.arena = int(info.arena_bytes)
         self.max_message = int(info.max_message_bytes)
         self.file_bytes = int(info.file_bytes)
+        self.max_participants = int(info.max_participants)
         self.permissions = int(info.permissions)
         self.creator_pid = int(info.creator_pid)
         self.auto_cleanup = bool(info.flags & lib.RINGBUF_AUTO_CLEANUP)
         self.persistent = bool(info.flags & lib.RINGBUF_PERSISTENT)
         self.unnamed = bool(info.flags & lib.RINGBUF_UNNAMED)
+        self.keep_warm = bool(info.flags & lib.RINGBUF_KEEP_WARM)
         self.tag = bytes(ffi.string(info.tag)).decode(errors="replace")
         self.note = bytes(ffi.string(info.note)).decode(errors="replace")
+        self.max_attempts = int(info.max_attempts)
+        self.dead_letter = bytes(ffi.string(info.dead_letter)).decode(errors="replace") or None
 
 
 def put_bytes(handle: Any, message: bytes) -> int:
@@ -332,10 +403,21 @@ def put_bytes(handle: Any, message: bytes) -> int:
     return int(lib.ringbuf_put(handle, message, len(message), 0))
 
 
+def dead_letter_status(handle: Any) -> int:
+    """Why a call on this handle could last not move a message to the dead-letter queue; INVALID: that has another tag."""
+    return int(lib.ringbuf_dead_letter_status(handle))
+
+
 def size(handle: Any) -> int:
     items = ffi.new("uint64_t *")
     check(lib.ringbuf_size(handle, items), handle=handle)
     return int(items[0])
+
+
+def may_free_pages(handle: Any) -> bool:
+    """Whether something in the queue can still give pages back when it comes to its end."""
+    values = stats(handle)
+    return bool(values["items"] or values["arena_used_bytes"])
 
 
 def has_room(handle: Any, size: int) -> bool:
@@ -442,14 +524,17 @@ class Observation:
                 return "is damaged: something wrote over it"
             return f"is damaged: it was truncated to {self.file_bytes:,} of {self.info.file_bytes:,} bytes"
         if self.condition == "other layout":
-            order = ", from a machine with another byte order" if self.other_byte_order else ""
-            layout = lib.ringbuf_layout_version()
-            return f"was made by another version of this library (layout {self.layout}{order}); this one reads layout {layout}"
+            return _of_another_layout(self.layout, self.other_byte_order)
         if self.condition == "no queue":
             return f"is no queue but {f'a file of {human_bytes(self.file_bytes)}' if self.file_bytes else 'an empty file'}"
         if self.condition == "no file":
             return f"is no queue but a {self.file_type}"
         return f"belongs to {login_name(self.uid)}, and this user may not read it"
+
+
+def _of_another_layout(layout: int, other_byte_order: bool) -> str:
+    order = ", and it was made on a machine with another byte order" if other_byte_order else ""
+    return f"was made by another version of this library: it has layout {layout}; this one reads layout {LAYOUT}{order}"
 
 
 def _name_of_file(file: str) -> str | None:
@@ -486,16 +571,14 @@ def observe_all(directory: str) -> list[Observation]:
     try:
         files = sorted(os.listdir(directory))
     except PermissionError:
-        raise errors.QueueAccessDenied(
-            errno.EACCES, f"{safe(directory)} cannot be listed by this user: permission denied"
-        ) from None
+        raise errors.QueueAccessDenied(errno.EACCES, f"{safe(directory)} cannot be listed by this user: permission denied") from None
     except OSError:
-        raise _no_directory(directory) from None
+        raise _nothing_to_list(directory) from None
     found = (observe_file(directory, file) for file in files if file.startswith(_FILE_PREFIX))
     return [observation for observation in found if observation is not None]
 
 
-def _no_directory(directory: str) -> Exception:
+def _nothing_to_list(directory: str) -> Exception:
     error = errors.QueueNoDirectory(
         errno.ENOTDIR, f"{safe(directory)} is no directory that holds queues; name one in SAGE_QUEUE_DIR, or unset it for /dev/shm"
     )
@@ -569,13 +652,14 @@ def error_of(
             f"the file of queue {name_of(handle)!r}, {safe(path_of(handle))}, was truncated while it was in use, and what was in it is "
             "lost; close the queue, remove it with destroy_queue() or `sage-queue rm`, and create it anew"
         )
-    elif name is not None and (obstacle := _obstacle(status, name, directory)) is not None:
-        error = obstacle
+    elif status == lib.RINGBUF_E_CROWDED:
+        error = errors.QueueCrowded(_crowded(name, directory or default_directory(), handle))
     elif make is None:
         error = errors.SageQueueError(_text(status))
     else:
-        directory = safe(directory or default_directory())
-        error = make(status, "a queue without a name" if name is None else f"queue {name!r}", directory, needed, info)
+        directory = os.path.abspath(directory or default_directory())
+        what = "a queue without a name" if name is None else f"queue {name!r}"
+        error = (None if name is None else _obstacle(status, name, directory)) or make(status, what, directory, needed, info)
     if isinstance(error, errors.SageQueueError):
         error.code = status
     return error
@@ -585,36 +669,56 @@ def _text(status: int) -> str:
     return bytes(ffi.string(lib.ringbuf_status_text(status))).decode()
 
 
+def _crowded(name: str | None, directory: str, handle: Any) -> str:
+    most = _max_participants_of(name, directory) if handle is None else Info(handle).max_participants
+    what = "a queue without a name" if name is None else f"queue {name!r}"
+    remedy = f", or create it anew with a larger max_participants (up to {PARTICIPANTS_MAX})" if most != PARTICIPANTS_MAX else ""
+    return (
+        f"{most or 'as many'} are attached to {what}, and it was made for no more; close it in some processes (each handle counts), share "
+        f"one handle in a process{remedy}"
+    )
+
+
+def _max_participants_of(name: str | None, directory: str) -> int:
+    """What the queue's file says; 0 if it cannot be found or read by now."""
+    try:
+        found = None if name is None else observe(name, directory=directory)
+    except (errors.SageQueueError, OSError, ValueError):
+        return 0
+    return found.info.max_participants if found is not None and found.info is not None and not found.is_misplaced else 0
+
+
 def _is_truncated(handle: Any) -> bool:
     info = ffi.new("ringbuf_info *")
     check(lib.ringbuf_get_info(handle, info))
     return bool(info.truncated)
 
 
-def _free_bytes(directory: str) -> str:
-    try:
-        facts = os.statvfs(directory)
-    except OSError:
-        return "an unknown number of bytes"
-    return human_bytes(facts.f_bavail * facts.f_frsize)
+def _obstacle(status: int, name: str, directory: str) -> Exception | None:
+    """The error for a name under which something else lies than a queue of this user's, or a damaged one; None: nothing to be seen.
 
-
-def _obstacle(status: int, name: str, directory: str | None) -> Exception | None:
-    """The error for a name under which something else lies than a queue of this user's, or a damaged one; None: nothing to be seen."""
+    It keeps what is known of the last call (_refusal, _layout_met), unless something cannot even be looked at.
+    """
     if status not in (lib.RINGBUF_E_CORRUPT, lib.RINGBUF_E_ACCESS, lib.RINGBUF_E_VERSION, lib.RINGBUF_E_GONE):
         return None
-    directory = directory or default_directory()
+    if status == lib.RINGBUF_E_ACCESS and _refusal()[0].startswith(_NOT_ABOUT_OWNERS):
+        return None
     try:
         found = observe(name, directory=directory)
     except (errors.SageQueueError, OSError, ValueError):
         return None
-    if found is not None and found.file_type == "file" and status == lib.RINGBUF_E_ACCESS:
-        return _of_another(name, directory, found)
-    problem = None if found is None else found.problem()
-    if found is None or problem is None or (status == lib.RINGBUF_E_GONE) != found.is_misplaced:
+    if found is None or (status == lib.RINGBUF_E_GONE) != found.is_misplaced:
         return None
-    owner = "" if found.uid == os.geteuid() else f", and belongs to {login_name(found.uid)}"
-    text = f"what lies in the place of queue {name!r}, {safe(found.path)}, {problem}{owner}; {_remedy(found, directory)}"
+    if status == lib.RINGBUF_E_ACCESS and found.file_type == "file":
+        return _of_another(name, directory, found)
+    if status == lib.RINGBUF_E_VERSION:
+        problem = _layout_met() if found.condition == "other layout" else None
+    else:
+        problem = found.problem()
+    if problem is None:
+        return None
+    owner = "" if found.uid == os.geteuid() else f" (which belongs to {login_name(found.uid)})"
+    text = f"what lies in the place of queue {name!r}, {safe(found.path)}{owner}, {problem}; {_remedy(found, directory)}"
     if status == lib.RINGBUF_E_CORRUPT:
         return errors.QueueCorrupt(text)
     if status == lib.RINGBUF_E_VERSION:
@@ -624,19 +728,24 @@ def _obstacle(status: int, name: str, directory: str | None) -> Exception | None
     return errors.QueueAccessDenied(errno.EACCES, text) if found.condition == "no file" else None
 
 
+def _may(path: str, how: int) -> bool:
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
+
+
 def _of_another(name: str, directory: str, found: Observation) -> Exception | None:
     """The error for a queue of another user's; None: that is not the reason."""
-    if found.uid == os.geteuid() or not os.access(directory, os.W_OK):
+    if found.uid == os.geteuid() or not _may(directory, os.W_OK):
         return None
-    mode = f"{found.mode & 0o777:#o}".replace("0o", "0")
-    if os.access(found.path, os.R_OK | os.W_OK):
-        remedy = f"to use it, and trust that user with what is in it, open it with permissions=0o{mode[1:]}"
+    mode = found.mode & 0o777
+    if _may(found.path, os.R_OK | os.W_OK):
+        wished = mode if mode & 0o077 else 0o660  # 0600 says that no other user's is meant
+        remedy = f"to use it, and trust that user with what is in it, open it with permissions=0o{wished:03o}"
     else:
         remedy = "let that user create it with permissions=0o660 and open it with the same"
     return errors.QueueAccessDenied(
         errno.EACCES,
-        f"queue {name!r} in {safe(directory)} is not ours to use: permission denied, for its file, of mode {mode}, belongs to another user, "
-        f"{login_name(found.uid)}; {remedy}, or take another name",
+        f"queue {name!r} in {safe(directory)} is not ours to use: permission denied, for its file, of mode {mode:04o}, belongs to another "
+        f"user, {login_name(found.uid)}; {remedy}, or take another name{_why()}",
     )
 
 
@@ -664,12 +773,25 @@ def _too_large(status: int, what: str, directory: str, needed: int, info: Info) 
 
 
 def _no_space(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
-    wanted = f"{human_bytes(needed)} " if needed else ""
+    wanted = f"the {human_bytes(needed)} that {what} needs" if needed else f"what {what} needs"
+    if info is None:
+        wanted += " at once"
     return errors.QueueNoSpace(
         errno.ENOSPC,
-        f"no room left in {directory} for the {wanted}that {what} needs: {_free_bytes(directory)} are free; make room there, give a "
-        f"smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}",
+        f"no room left in {safe(directory)} for {wanted}: {_free_bytes(directory)}; remove what dead processes have left there "
+        f"(`sage-queue gc`), make it larger ({LARGER}), give a smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}{_why()}",
     )
+
+
+def _free_bytes(directory: str) -> str:
+    try:
+        facts = os.statvfs(directory)
+    except OSError:
+        return "how many bytes are free is not known"
+    free = f"{human_bytes(facts.f_bavail * facts.f_frsize)} of {human_bytes(facts.f_blocks * facts.f_frsize)} are free"
+    if facts.f_files and not facts.f_favail:
+        return f"all of the {facts.f_files} files that it may have are there (nr_inodes of its mount), {free}"
+    return free
 
 
 def _file_limit() -> str:
@@ -681,17 +803,103 @@ def _file_limit() -> str:
     return f"; or raise this process's limit on the size of files (ulimit -f), which is {human_bytes(limit)}, and counts unused pages, too"
 
 
+def _lock_limit() -> str:
+    import resource  # here: few need it
+
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return (
+        f"; or, if it is to lock its memory (lock_memory=True, mlockall), raise the limit on that (ulimit -l, RLIMIT_MEMLOCK), which is "
+        f"{human_bytes(limit)} and counts all of the mapping"
+    )
+
+
+# ---- what the operating system refused ----
+
+_LIKELY = {
+    ("fcntl(F_OFD_SETLK)", errno.EINVAL): "this system has no locks of open files, which queues rest on: Linux has them since 3.15, "
+    "gVisor, proot and other emulations may not",
+    ("fcntl(F_OFD_SETLK)", errno.ENOLCK): "the file system, or the kernel, has no room for more locks; name a directory on a tmpfs",
+    ("fcntl(F_OFD_SETLK)", errno.EOPNOTSUPP): "the file system has no locks; name a directory on a tmpfs",
+    ("mmap", errno.EAGAIN): "this process has locked its memory (mlockall) and its limit RLIMIT_MEMLOCK (ulimit -l) is smaller than the "
+    "mapping; raise it, use MCL_ONFAULT, or give a smaller capacity and arena",
+    ("mmap", errno.EINVAL): "the file system cannot map single pages (hugetlbfs?); name a directory on a tmpfs",
+    ("mmap", errno.ENODEV): "the file system cannot map files; name a directory on a tmpfs",
+    ("mmap", errno.ENOMEM): "no address space is left (ulimit -v), or too many mappings (vm.max_map_count)",
+    ("fallocate", errno.EOPNOTSUPP): "the file system cannot reserve memory, so a put could end in SIGBUS; name a directory on a tmpfs",
+    ("open", errno.ENFILE): "the whole system is out of open files (fs.file-max)",
+    ("pwrite", errno.EINVAL): "the file system cannot write single bytes (hugetlbfs?); name a directory on a tmpfs",
+    ("linkat", errno.EPERM): "the file system has no hard links; name a directory on a tmpfs",
+}
+_BY_FILTER = "a filter of system calls (seccomp, a container's profile, SELinux or AppArmor) may forbid it"
+#: Calls that never ask whose the file is.
+_NOT_ABOUT_OWNERS = ("fcntl", "mmap", "fallocate", "ftruncate", "pwrite", "pread", "fstat", "futex", "sigaction", "getrandom", "flock", "dup3")
+
+
+def _refusal() -> tuple[str, int]:
+    """The system call that was refused in this thread's last call of the library, and its errno; "" and 0: it was not the system."""
+    call = lib.ringbuf_error_call()
+    return ("", 0) if call == ffi.NULL else (bytes(ffi.string(call)).decode(), int(lib.ringbuf_error_number()))
+
+
+def _why() -> str:
+    """That, as the end of a sentence."""
+    call, number = _refusal()
+    if not call:
+        return ""
+    likely = _LIKELY.get((call, number))
+    if likely is None and number in (errno.EPERM, errno.EACCES, errno.ENOSYS) and call.startswith(_NOT_ABOUT_OWNERS):
+        likely = _BY_FILTER
+    return f" ({call}: {os.strerror(number)} [{errno.errorcode.get(number, number)}]{'; ' + likely if likely else ''})"
+
+
+def _errno_or(usual: int) -> int:
+    return _refusal()[1] or usual
+
+
+def _layout_met() -> str:
+    """What the layout is that this thread's last call of the library has met."""
+    found = int(lib.ringbuf_error_layout())
+    return _of_another_layout(found & ~_SWAPPED, bool(found & _SWAPPED))
+
+
+_SWAPPED = 1 << 31  # in that number, of a file of another byte order
+
+
+def _wrong_version(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    return errors.QueueVersionError(
+        f"{what} in {safe(directory)} {_layout_met()}; use the same version everywhere, or remove it with destroy_queue()"
+    )
+
+
+def _no_files(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    return errors.QueueNoFiles(
+        _errno_or(errno.EMFILE), f"out of file descriptors for {what}; close some, or raise the limit (ulimit -n){_why()}"
+    )
+
+
+def _no_directory(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
+    return errors.QueueNoDirectory(
+        errno.ENOTDIR,
+        f"{safe(directory)} is no directory that can hold {what}; name one on a tmpfs in SAGE_QUEUE_DIR, or unset it for /dev/shm{_why()}",
+    )
+
+
 def _access_denied(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
-    if os.path.isdir(directory) and not os.access(directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+    call, number = _refusal()
+    if call.startswith(_NOT_ABOUT_OWNERS):
+        return errors.QueueAccessDenied(number, f"{what} in {safe(directory)} cannot be used: the operating system refused{_why()}")
+    if os.path.isdir(directory) and not _may(directory, os.W_OK):
         return errors.QueueAccessDenied(
             errno.EACCES,
-            f"{what} cannot be used: {directory} is read-only (mounted so), or not this user's to write to; name another directory in "
-            "SAGE_QUEUE_DIR, or have this one opened",
+            f"{what} cannot be used: {safe(directory)} is read-only (mounted so), or not this user's to write to; name another directory in "
+            f"SAGE_QUEUE_DIR, or have this one opened{_why()}",
         )
     return errors.QueueAccessDenied(
         errno.EACCES,
-        f"{what} in {directory} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let "
-        "its owner create it with permissions=0o660 and open it with the same, or take another name",
+        f"{what} in {safe(directory)} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let "
+        f"its owner create it with permissions=0o660 and open it with the same, or take another name{_why()}",
     )
 
 
@@ -702,40 +910,36 @@ _MAKERS: dict[int, Any] = {
     lib.RINGBUF_E_TOO_LARGE: _too_large,
     lib.RINGBUF_E_INVALID: lambda s, what, d, n, i: errors.QueueInvalid(f"{what}: {_text(s)}"),
     lib.RINGBUF_E_NOT_FOUND: lambda s, what, d, n, i: errors.QueueNotFound(
-        errno.ENOENT, f'there is no {what} in {d}; create it first, or open it with mode="open_or_create"'
+        errno.ENOENT, f'there is no {what} in {safe(d)}; create it first, or open it with mode="open_or_create"'
     ),
     lib.RINGBUF_E_GONE: lambda s, what, d, n, i: errors.QueueNotFound(
-        errno.ENOENT, f"{what} is gone, and another one in {d} has its name now; get a new reference"
+        errno.ENOENT, f"{what} is gone, and another one in {safe(d)} has its name now; get a new reference"
     ),
     lib.RINGBUF_E_EXISTS: lambda s, what, d, n, i: errors.QueueExists(
-        errno.EEXIST, f'{what} exists in {d} already; take another name, or mode="open_or_create"'
+        errno.EEXIST, f'{what} exists in {safe(d)} already; take another name, or mode="open_or_create"'
     ),
     lib.RINGBUF_E_ACCESS: _access_denied,
     lib.RINGBUF_E_CORRUPT: lambda s, what, d, n, i: errors.QueueCorrupt(
-        f"{what} in {d}: the file is not a queue, or something wrote over it or truncated it; remove it with destroy_queue() or "
+        f"{what} in {safe(d)}: the file is not a queue, or something wrote over it or truncated it; remove it with destroy_queue() or "
         "`sage-queue rm`"
     ),
-    lib.RINGBUF_E_VERSION: lambda s, what, d, n, i: errors.QueueVersionError(
-        f"{what} in {d} was made by another version of this library, or on a machine with another byte order; this one reads layout "
-        f"{lib.ringbuf_layout_version()}.  Use the same version everywhere, or remove it with destroy_queue()"
-    ),
+    lib.RINGBUF_E_VERSION: _wrong_version,
     lib.RINGBUF_E_NO_SPACE: _no_space,
     lib.RINGBUF_E_NO_MEMORY: lambda s, what, d, n, i: errors.QueueNoMemory(
         f"no memory or address space left in this process for {what}; give a smaller capacity or arena, or close other queues"
+        f"{_lock_limit()}{_why()}"
     ),
     lib.RINGBUF_E_BUSY: lambda s, what, d, n, i: errors.QueueBusy(
-        f"{what} in {d} is in use, and this needs it alone; try again when the others have closed it"
+        f"{what} in {safe(d)} is in use, and this needs it alone; try again when the others have closed it"
     ),
-    lib.RINGBUF_E_CROWDED: lambda s, what, d, n, i: errors.QueueCrowded(
-        f"as many processes are attached to {what} as it was made for; close it in some of them"
-    ),
-    lib.RINGBUF_E_NO_FILES: lambda s, what, d, n, i: errors.QueueNoFiles(
-        errno.EMFILE, f"out of file descriptors for {what}; close some, or raise the limit (ulimit -n)"
-    ),
-    lib.RINGBUF_E_NO_DIRECTORY: lambda s, what, d, n, i: errors.QueueNoDirectory(
-        errno.ENOTDIR, f"{d} is no directory that can hold {what}; name one on a tmpfs in SAGE_QUEUE_DIR, or unset it for /dev/shm"
+    lib.RINGBUF_E_NO_FILES: _no_files,
+    lib.RINGBUF_E_NO_DIRECTORY: _no_directory,
+    lib.RINGBUF_E_NO_DESCRIPTOR: lambda s, what, d, n, i: errors.QueueNoDescriptor(
+        errno.EBADF,
+        f"this process has closed the file descriptor of {what} (os.closerange, or a library that makes a daemon), and its file in {safe(d)} "
+        f"cannot be opened again: it has no name any more, or is not this user's{_why()}; open the queue after that, by name or reference",
     ),
     lib.RINGBUF_E_SYSTEM: lambda s, what, d, n, i: errors.QueueSystemError(
-        errno.EIO, f"the operating system refused an operation on {what} in {d}"
+        _errno_or(errno.EIO), f"the operating system refused an operation on {what} in {safe(d)}{_why()}"
     ),
 }

@@ -14,14 +14,15 @@ import os
 import time
 
 from . import _held, _native
-from ._address import ANY_ID, Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize, user_namespace
+from ._address import ANY_ID, Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize, parse_participants, user_namespace
 from ._batches import Batches
 from ._codec import Codec, came_from_signal_handler, find_codec
 from ._errors import QueueNoDirectory, QueueNotFound, QueueNotLocal, empty, full
 from ._held import Lease, Reservation, T, deadline_of
 from ._native import ARENA_FULL, INTERRUPTED, TIMEOUT
 from ._ready import Readable
-from ._retries import Retries, burier, parse_retries
+from ._retries import Retries, parse_retries, refusal
+from ._surroundings import warn_of_sizes
 from .aio import AsyncCalls
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -46,7 +47,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                  first reach it.
     arena        bytes for messages of more than 64 KiB (or an eighth of `capacity`), and for what is leased, reserved or looked at in
                  place.  The largest message is as large as the arena.  Its memory, too, is used only as it is needed, and given back.
-                 0: none.
+                 None: 64 MiB, or a quarter of what the file system can hold if that is less.  0: none.
     mode         "open_or_create", "create" (QueueExists if it is there), "open" (QueueNotFound if it is not), "fresh" (replace one
                  that nobody holds, else QueueBusy)
     namespace    a prefix: the full name is "namespace/name"
@@ -54,6 +55,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
     persistent   keep the queue when the last one leaves, even if it is empty
     permissions  of the file; the default keeps other users out, and any other value also opens a queue of another user
     label        this process's name as others see it
+    max_participants  how many processes can be attached at a time, 1 to 4095 (a process that has several handles counts once for each)
     serializer   "pickle" (any object that pickle takes), "cloudpickle" (functions and classes of the main program, too), "msgpack" (plain
                  data, by msgspec; other languages read it), "raw" (bytes in, bytes out), or an object with `dumps(item)`, which
                  gives bytes, and `loads(buffer)`; its `name`, else its class's, is recorded in the queue
@@ -61,7 +63,17 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                  when whoever took the message died, gave it back, or could not decode it.
     dead_letter  the name of the queue for such messages, in the same namespace; made when it is first needed, with the same serializer
 
-    An existing queue is opened with its own sizes; a different `serializer`, `max_attempts` or `dead_letter` is a ValueError.
+    keep_warm    memory that the arena has used is not given back while the queue is idle, only when there is no other
+    prefault     the queue gets all its memory now, or QueueNoSpace is raised, and this process maps it: no page fault later, and no
+                 QueueNoSpace.  A queue that is made so is also kept warm.
+    huge_pages   ask for huge pages in the arena, which helps where the file system has them (a tmpfs mounted with huge=advise)
+    lock_memory  what this process touches of the queue is not swapped out; QueueNoMemory beyond RLIMIT_MEMLOCK
+    dump         core dumps of this process contain the queue's memory, which they leave out by default
+
+    The last four are wishes of this process for this handle, and not the queue's; docs/memory.md says what each costs.
+
+    An existing queue is opened with its own sizes and its own max_participants; a different `serializer`, `max_attempts` or `dead_letter`
+    is a ValueError.
 
     Any thread may use a queue at any time.  A queue works on after fork(), and pickles as a reference to itself: a child, a pool's
     worker or an actor that receives it attaches to the same queue.  `close()` ends this handle only.
@@ -71,6 +83,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
     maxsize: int  #: items; 0: as many as fit
     capacity: int  #: bytes for small messages
     arena: int  #: bytes for large messages, and for what is held
+    max_participants: int  #: how many can be attached at a time
     auto_cleanup: bool
     serializer: str  #: its name
     max_attempts: int  #: 0: any number
@@ -86,21 +99,30 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         auto_cleanup: bool = False,
         *,
         capacity: int | str = "4 MiB",
-        arena: int | str = "64 MiB",
+        arena: int | str | None = None,
         mode: Mode = "open_or_create",
         namespace: str | None = None,
         persistent: bool = False,
         permissions: int = 0o600,
         label: str | None = None,
+        max_participants: int = 1024,
         serializer: str | Serializer = "pickle",
         max_attempts: int = 0,
         dead_letter: str | None = None,
         enable_multi_tenant: bool | None = None,
+        keep_warm: bool = False,
+        prefault: bool = False,
+        huge_pages: bool = False,
+        lock_memory: bool = False,
+        dump: bool = False,
     ) -> None:
         codec = find_codec(serializer)
         items = parse_maxsize(maxsize)
         room = parse_bytes(capacity)
-        large = parse_bytes(arena, "arena", 0)
+        large = _native.ARENA_DEFAULT if arena is None else parse_bytes(arena, "arena", 0)
+        participants = parse_participants(max_participants)
+        wishes = {"prefault": prefault, "huge_pages": huge_pages, "lock_memory": lock_memory, "dump": dump}
+        memory = sum(_native.MEMORY[wish] for wish, wished in wishes.items() if wished)
         if not 0 <= as_int(permissions, "permissions", "an int such as 0o660") <= 0o777:
             raise ValueError(f"permissions={permissions:#o} is not a file mode; give one from 0 to 0o777, such as 0o660")
         if mode not in ("open_or_create", "create", "open", "fresh"):
@@ -113,7 +135,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         full = None if name is None else full_name(name, prefix)
         retries = parse_retries(max_attempts, dead_letter, full, prefix)
         if mode == "open" and full is not None:
-            handle = _native.open_by_name(full, permissions=permissions, label=label)
+            handle = _native.open_by_name(full, permissions=permissions, label=label, memory=memory)
         else:
             handle = _native.create(
                 full,
@@ -125,11 +147,24 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
                 persistent=bool(persistent),
                 permissions=permissions,
                 label=label,
+                max_participants=participants,
                 tag=codec.name,
-                note=retries.to_note(),
+                max_attempts=retries.max_attempts,
+                dead_letter=retries.dead_letter,
+                keep_warm=bool(keep_warm),
+                memory=memory,
             )
         self._adopt(handle, codec, retries)
         self._asked_for = (name, namespace, bool(enable_multi_tenant))
+        if mode != "open" and (arena is not None or capacity != "4 MiB"):
+            self._warn_of_sizes(self.arena if arena is not None else 0)
+
+    def _warn_of_sizes(self, arena: int) -> None:
+        try:
+            warn_of_sizes(self._reference.directory, self.capacity, arena, stacklevel=4)
+        except Warning:  # warnings are errors here: then there is no queue
+            self.close()
+            raise
 
     def _adopt(self, handle: Any, codec: Codec, wanted: Retries) -> None:
         """Become this handle's queue."""
@@ -139,13 +174,14 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         if made_for != codec.name:
             _native.close(handle)
             raise ValueError(f"queue {self.name!r} was made with serializer={made_for!r}; open it with the same, not {codec.name!r}")
-        retries = Retries.from_note(info.note)
+        retries = Retries.of(info)
         if wanted.max_attempts and wanted != retries:
             _native.close(handle)
             raise ValueError(f"queue {self.name!r} was made with {retries!r}; open it with the same or with neither, not {wanted!r}")
         self.maxsize = info.maxsize
         self.capacity = info.capacity
         self.arena = info.arena
+        self.max_participants = info.max_participants
         self.auto_cleanup = info.auto_cleanup
         self.serializer = codec.name
         self.max_attempts = retries.max_attempts
@@ -160,8 +196,6 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
             codec,
             _refuser(handle, self.name, directory, info),
             _failure,
-            burier(self.name, info, directory, retries),
-            retries.max_attempts,
         )
         self._port = _native.new_port(*self._port_arguments)
         self._view_ports: dict[bool, _native.Port] = {}
@@ -341,9 +375,10 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
 
         Items whose getter died without marking them count as marked.
         """
-        # In pieces, for a signal that comes just before it sleeps would else be noticed only after it.
-        while (status := _native.join(self._handle, time.monotonic_ns() + 100_000_000)) in (INTERRUPTED, TIMEOUT):
-            pass
+        # In pieces, for a signal that comes just before it sleeps is noticed only after it (port_next_look() in port.c).
+        piece = 100_000_000
+        while (status := _native.join(self._handle, time.monotonic_ns() + piece)) in (INTERRUPTED, TIMEOUT):
+            piece = min(piece * 2, 4_000_000_000)
         if status:
             raise self._error(status)
 
@@ -443,6 +478,8 @@ def _refuser(handle: Any, name: str, directory: str, info: _native.Info) -> Call
         if status == ARENA_FULL:
             used = _native.stats(handle)["arena_used_bytes"]
             raise full(f"Queue is full: no run of {size} bytes free in the arena of {info.arena} bytes ({used} in use)", size)
+        if status == _native.DEAD_LETTER:
+            raise refusal(name, info, directory, _native.dead_letter_status(handle))
         if status != TIMEOUT:
             raise _native.error_of(status, name=name, directory=directory, needed=size, info=info, handle=handle)
         if is_put:
@@ -456,7 +493,13 @@ def _failure(error: Exception, is_put: bool) -> Exception | None:
     """What to raise for an item that cannot be serialized, or a message that cannot be deserialized; None if it is not at fault."""
     if came_from_signal_handler(error):
         return None
-    failure = ValueError(f"Failed to {'' if is_put else 'de'}serialize item: {error}")
+    try:
+        text = str(error)
+    except Exception as other:  # else it would be taken for an error of ours, and the message come again and again
+        if isinstance(other, MemoryError) or came_from_signal_handler(other):
+            raise
+        text = type(error).__name__
+    failure = ValueError(f"Failed to {'' if is_put else 'de'}serialize item: {text}")
     failure.__cause__ = error
     return failure
 
@@ -505,7 +548,7 @@ def _fields_by_name(
         "id": ANY_ID,
         "maxsize": parse_maxsize(maxsize),
         "capacity": parse_bytes("4 MiB"),
-        "arena": parse_bytes("64 MiB"),
+        "arena": _native.ARENA_DEFAULT,
         "directory": _native.default_directory(),
         "creator_pid": os.getpid(),
         "host": host_name(),
@@ -577,6 +620,5 @@ def _create(reference: SageQueueRef, tag: str) -> Any:
         permissions=reference.permissions or 0o600,
         label=None,
         tag=tag,
-        note="",
         directory=reference.directory,
     )

@@ -1,24 +1,16 @@
 """Floor 2: what becomes of a message that nobody can handle.
 
-How often a message may be handed out, and which queue it goes to after that, is kept with the queue (the `note` of the C library, as
-JSON), so that everybody who opens it does the same.  Whoever meets a message that has had its attempts moves it: puts its bytes as
-they are into the other queue, then acknowledges it.  If he dies in between, it is in both.
+How often a message may be handed out, and which queue it goes to after that, is fixed with the queue, and the C library sees to it for
+every consumer.  Here is what a user may wish, and the sentence for when a message cannot be moved.
 """
 
 from __future__ import annotations
-
-import os
 
 from . import _native
 from ._address import as_int, full_name
 from ._errors import Full, SageQueueError
 
-TYPE_CHECKING = False  # typing's own would cost the import of typing
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-NOTE_MAX_BYTES = 511
+DEAD_LETTER_MAX_BYTES = 319
 ATTEMPTS_MAX = 65534  # the C library counts to one more
 
 
@@ -37,27 +29,10 @@ class Retries:
     def __repr__(self) -> str:
         return f"max_attempts={self.max_attempts}, dead_letter={self.dead_letter!r}"
 
-    def to_note(self) -> str:
-        if not self.max_attempts:
-            return ""
-        import json  # here: few need it
-
-        return json.dumps({"max_attempts": self.max_attempts, "dead_letter": self.dead_letter}, ensure_ascii=False)
-
     @classmethod
-    def from_note(cls, note: str) -> Retries:
-        """What the note says; a note that is not ours (a C program's) says nothing."""
-        if not note.startswith("{"):
-            return cls()
-        import json
-
-        try:
-            values = json.loads(note)
-            max_attempts, dead_letter = values["max_attempts"], full_name(values["dead_letter"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return cls()
-        good = type(max_attempts) is int and 0 < max_attempts <= ATTEMPTS_MAX
-        return cls(max_attempts, dead_letter) if good else cls()
+    def of(cls, info: _native.Info) -> Retries:
+        """What the queue was made with."""
+        return cls(info.max_attempts, info.dead_letter)
 
 
 def parse_retries(max_attempts: int, dead_letter: str | None, name: str | None, namespace: str | None) -> Retries:
@@ -73,52 +48,35 @@ def parse_retries(max_attempts: int, dead_letter: str | None, name: str | None, 
     if target == name:
         raise ValueError(f"dead_letter={dead_letter!r} is the queue itself; take another name")
     retries = Retries(attempts, target)
-    if len(retries.to_note().encode()) > NOTE_MAX_BYTES:
-        raise ValueError(f"the name of the dead_letter queue is too long; about {NOTE_MAX_BYTES - 50} bytes as UTF-8 are the most")
+    if len(target.encode()) > DEAD_LETTER_MAX_BYTES:
+        raise ValueError(f"the name of the dead_letter queue is too long; {DEAD_LETTER_MAX_BYTES} bytes as UTF-8 are the most")
     return retries
 
 
-def burier(queue_name: str, info: _native.Info, directory: str, retries: Retries) -> Callable[[bytes, int], None]:
-    """What moves a message to the dead-letter queue, which is made as this one is, and stays while something is in it."""
-
-    def bury(message: bytes, attempts: int) -> None:
-        target = retries.dead_letter
-        try:
-            handle = _native.create(
-                target,
-                mode="open_or_create",
-                maxsize=0,
-                capacity=info.capacity,
-                arena=info.arena,
-                auto_cleanup=False,
-                persistent=False,
-                permissions=info.permissions,
-                label=None,
-                tag=info.tag,
-                note="",
-                directory=directory,
-            )
-            try:
-                _put(handle, message, info.tag)
-            finally:
-                _native.close(handle)
-        except (SageQueueError, OSError, Full, ValueError) as error:
-            raise SageQueueError(
-                f"a message of queue {queue_name!r} has been handed out {attempts - 1} times in vain, and cannot be moved to its dead-letter "
-                f"queue {target!r}: {error}; it stays where it is"
-            ) from error
-
-    return bury
-
-
-def _put(handle: Any, message: bytes, tag: str) -> None:
-    found = _native.Info(handle)
-    if (found.tag or "raw") != (tag or "raw"):
-        raise ValueError(f"that was made with serializer={found.tag or 'raw'!r}, not {tag or 'raw'!r}")
-    status = _native.put_bytes(handle, message)
+def refusal(queue_name: str, info: _native.Info, directory: str, status: int) -> SageQueueError:
+    """The exception for a message that has had its attempts and cannot be moved, because of this status."""
+    cause: Exception
     if status in (_native.TIMEOUT, _native.ARENA_FULL):
-        raise Full("it is full")
-    if status:
-        name = _native.name_of(handle)
-        directory = os.path.dirname(_native.path_of(handle))
-        raise _native.error_of(status, name=name, directory=directory, needed=len(message), info=found)
+        cause = Full("it is full")
+    elif status == _native.INVALID:
+        cause = ValueError(f"that was made with serializer={_serializer_of(info, directory)!r}, not {info.tag or 'raw'!r}")
+    else:
+        cause = _native.error_of(status, name=info.dead_letter, directory=directory, info=info)
+    error = SageQueueError(
+        f"a message of queue {queue_name!r} has been handed out {info.max_attempts} times in vain, and cannot be moved to its dead-letter "
+        f"queue {info.dead_letter!r}: {cause}; it stays where it is"
+    )
+    error.__cause__ = cause
+    error.code = _native.DEAD_LETTER
+    return error
+
+
+def _serializer_of(info: _native.Info, directory: str) -> str:
+    """Of the dead-letter queue, as far as it can be asked."""
+    try:
+        handle = _native.open_by_name(str(info.dead_letter), permissions=info.permissions, directory=directory)
+    except (SageQueueError, OSError):
+        return "another one"
+    tag = _native.Info(handle).tag
+    _native.close(handle)
+    return tag or "raw"

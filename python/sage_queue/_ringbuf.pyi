@@ -27,8 +27,6 @@ class Port:
         loads: Callable[..., Any] | None,
         refuse: Callable[[int, bool, bool, int], None],
         failed: Callable[[Exception, bool], Exception | None],
-        bury: Callable[[bytes, int], None],
-        max_attempts: int,
         views: bool,
         writable: bool,
         /,

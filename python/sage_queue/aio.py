@@ -17,10 +17,10 @@ from collections import OrderedDict
 from heapq import heappop, heappush
 
 from . import _native
-from ._errors import Empty, Full, QueueClosed, SageQueueError, ShutDown, empty, full
+from ._errors import Empty, Full, QueueClosed, QueueNoSpace, SageQueueError, ShutDown, empty, full
 from ._held import T, WithItemType, deadline_of
 from ._native import FOREVER
-from ._ready import LOOK_S
+from ._ready import LOOK_MOST_NS, LOOK_S
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 ITEMS, ROOM, DONE = 0, _native.ROOM, _native.DONE
 
-LOOK_LEAST_NS, LOOK_MOST_NS, SHORT_NS = 1_000, 60_000, 100_000
+SPIN_LEAST_NS, SPIN_MOST_NS, SHORT_NS = 1_000, 60_000, 100_000
+LOOK_MOST_S = LOOK_MOST_NS * 1e-9
 
 #: An attempt to put serializes the item.  After one in vain that took longer than that, the loop's time is for others first, so many times
 #: as long, unless there is room for it now (of a batch, that is not known before).
@@ -202,6 +203,7 @@ class _Line:
         self._fds: dict[int, int] = {}  # our own of the descriptors, by kind: ITEMS, ROOM, DONE
         self._watched: set[int] = set()
         self._tick: TimerHandle | None = None
+        self._tick_at = 0.0  # the loop's time
         self._room_needed = 0  # by the first of the putters, in bytes; 0: not known
         self._rest_until_ns = 0  # before that, the first of the putters is woken only if there is so much room
         self._rest: TimerHandle | None = None
@@ -226,8 +228,18 @@ class _Line:
                 self._fds[kind] = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             self.loop.add_reader(self._fds[kind], (self._on_items, self._on_room, self._on_done)[kind])
             self._watched.add(kind)
-        if self._tick is None:
-            self._tick = self.loop.call_later(LOOK_S, self._on_tick)
+        if self._tick is None or kind != ITEMS:
+            self._tick_in(LOOK_S)
+
+    def _tick_in(self, seconds: float) -> None:
+        """Have _on_tick called by then."""
+        at = self.loop.time() + seconds
+        if self._tick is not None:
+            if self._tick_at <= at:
+                return
+            self._tick.cancel()
+        self._tick_at = at
+        self._tick = self.loop.call_later(seconds, self._on_tick)
 
     def _unwatch(self, kind: int) -> None:
         if kind in self._watched:
@@ -269,13 +281,19 @@ class _Line:
         self.joiners.wake_all()
 
     def _on_tick(self) -> None:
-        """Look for the dead, and for whatever a descriptor could not tell."""
+        """Look for the dead, if no other process has lately, and for whatever a descriptor could not tell.
+
+        The descriptor of items tells the truth, so getters need this for the dead only.  Knocks may be missed (ready.c): every 100 ms.
+        """
         self._tick = None
         if not (self.getters or self.putters or self.joiners):
             return
-        self._tick = self.loop.call_later(LOOK_S, self._on_tick)
         try:
-            _native.recover(self.handle, self.name)
+            next_ns = _native.watch(self.handle, self.name)
+            if self.putters or self.joiners:
+                self._tick_in(LOOK_S)
+            else:
+                self._tick_in(min(max((next_ns - time.monotonic_ns()) * 1e-9, 0.0), LOOK_MOST_S))
             if self.getters and _native.size(self.handle):
                 self._on_items()
             self._let_put()
@@ -318,9 +336,9 @@ class _Line:
     def learn(self, waited_ns: int) -> None:
         """Looking a little longer would have saved a wait that was short, and is wasted before one that is long."""
         if waited_ns < SHORT_NS:
-            self.look_ns = min(max(self.look_ns * 2, LOOK_LEAST_NS), LOOK_MOST_NS)
+            self.look_ns = min(max(self.look_ns * 2, SPIN_LEAST_NS), SPIN_MOST_NS)
         else:
-            self.look_ns = self.look_ns // 4 if self.look_ns > LOOK_LEAST_NS else 0
+            self.look_ns = self.look_ns // 4 if self.look_ns > SPIN_LEAST_NS else 0
 
     # ---- the tasks' side ----
 
@@ -522,6 +540,9 @@ class AsyncCalls(WithItemType[T]):
             except Full:
                 if deadline_ns == 0:
                     raise
+            except QueueNoSpace:
+                if deadline_ns == 0 or not _native.may_free_pages(self._handle):
+                    raise
 
         def attempt() -> None:
             port[0] = item
@@ -564,11 +585,13 @@ class AsyncCalls(WithItemType[T]):
             raise
 
     async def _put_in_turn(self, attempt: Callable[[], None], deadline_ns: int, is_batch: bool) -> None:
-        """Attempt it until it does not raise Full, each task when its turn has come."""
+        """Attempt it until it raises neither Full nor, as long as what is in the queue may free pages, QueueNoSpace: each task when
+        its turn has come."""
         line = self._line()
         putters = line.putters
         first = not putters.is_taken()
         ticket = 0
+        refusal: Exception | None = None
         try:
             while True:
                 if first:
@@ -579,14 +602,21 @@ class AsyncCalls(WithItemType[T]):
                     except Full as error:
                         needed = 0 if is_batch else getattr(error, "needed", 0)
                         line.found_no_room(needed, time.monotonic_ns() - began_ns)
+                        refusal = None
+                    except QueueNoSpace as error:
+                        if not _native.may_free_pages(self._handle):
+                            raise
+                        line.found_no_room(0, time.monotonic_ns() - began_ns)
+                        refusal = error
                 ticket = await line.turn(putters, ROOM, deadline_ns, ticket)
                 if not ticket:
-                    raise full("Put operation timed out")
+                    raise refusal or full("Put operation timed out")
                 first = True
         except (ShutDown, QueueClosed):
             line.end()
             raise
         finally:
+            refusal = None  # else it and this frame keep each other, and the queue's descriptors
             if not putters:
                 _native.pass_on(self._handle)
             elif first:

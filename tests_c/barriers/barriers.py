@@ -48,28 +48,35 @@ TOTAL = "load_total cas_total store_total add_total"
 # The first that matches counts.
 WORDS = (
     # relaxed, each with its reason at the place; docs/memory-model.md lists them
-    Word("arena's guess", r"arena\.c:.*->short_end", "load_relaxed store_relaxed"),
+    Word("arena's guess", r"arena\.c:.*->(short_end|trimmed_ns)", "load_relaxed store_relaxed"),
+    Word("until when a turn lasts", r"turn\.c:.*->turn\.until_ns", "load_relaxed store_relaxed"),
+    Word("notes of this process", r"turn\.c:.*(->notes\[i\]|:oldest|->some_notes|->consumed_before)", "load_relaxed store_relaxed cas_acq_rel"),
+    Word("window", r"(calls\.h|turn\.c|registry\.c):.*->turn\.window", "load_total cas_total"),
     Word("an entry's counters", r".*->(puts|sleeps|bytes_got|bytes_put|puts_before|moved)", "load_relaxed own_add"),
     Word("gets, where counted", r"take\.c:count_get:.*->gets", "own_add"),
     Word("gets, done", r"registry\.c:(owed|forgive|write_entry):.*(gets|done|forgiven|puts)", "load_relaxed store_total"),
     Word("gets, a statistic", r"queue\.c:.*->gets", "load_relaxed"),
     Word("state, a statistic", r"queue\.c:ringbuf_get_stats:.*->state", "load_relaxed"),
     Word("statistics", r".*->(recoveries|reservations|generation)", "load_relaxed add_relaxed"),
-    Word("guesses of this process", r".*->(next_recovery_ns|next_trim_ns|stuck_at|stuck_since_ns|trim_from|served|lag|spin_ns)|.*:&known",
+    Word("guesses of this process", r".*vigil(->|\.)\w+|.*->(next_poll_ns|next_trim_ns|in_vain|stuck_at|stuck_since_ns|served|lag|spin_ns)|.*:&known",
          "load_relaxed store_relaxed"),
+    Word("hints about looks", r"registry\.c:.*watch(->|\.)(looked_ns|cost_ns|participants)", "load_relaxed store_relaxed cas_acq_rel"),
+    Word("looks of this process", r"segment\.c:.*:(&next_look\.\w+|next_ns)", "load_relaxed store_relaxed"),
+    Word("entries by process", r"files\.c:.*:&by_process_count", "load_relaxed add_relaxed"),
     Word("cursors, before anybody sees them", r"ring\.c:rbi_ring_start_at:.*", "store_relaxed"),
     Word("REST of a run of ours", r"arena\.c:free_blocks:&arena->table\[block\]", "load_relaxed store_release"),
     Word("record of a run", r"arena\.c:.*(->|\.)record", "load_relaxed store_relaxed"),
     Word("size of a record, by its word", r"ring\.c:(count_reference|rbi_ring_fate):.*->size", "load_relaxed"),
     # ordered
+    Word("put_epoch, where to prefault", r"segment\.c:prefault:.*\.put_epoch", "load_total"),
     Word("slot word", r"ring\.c:.*(slot->word|slot_at\(.*\)->word|void_claim:shared)", "load_total cas_total store_total"),
     Word("size of a record", r"ring\.c:.*->size", "load_acquire store_release"),
     Word("tail, head, irregular", r"ring\.c:.*->(tail|head|irregular)", "load_total cas_total"),
     Word("reclaim", r"ring\.c:.*->reclaim", "load_acquire cas_acq_rel"),
     Word("reclaim_seen", r"ring\.c:.*->reclaim_seen", "load_acquire store_release"),
-    Word("reserved_cells, where looked at", r"ring\.c:has_pages_up_to:.*->reserved_cells", "load_total"),
+    Word("reserved_cells, where looked at", r"ring\.c:look_at_reserved:.*->reserved_cells", "load_total"),
     Word("reserved_cells", r"(ring\.c:rbi_ring_raise_reserved:reserved|segment\.c:.*reserved_cells)", "load_acquire cas_total"),
-    Word("reserved_seen", r"ring\.c:.*->reserved_seen", "load_acquire store_release"),
+    Word("reserved_seen", r"ring\.c:.*->(reserved_seen|roomy)", "load_acquire store_release"),
     Word("hint, epochs", r"ring\.c:.*->(returned|put_epoch|get_epoch)", "load_total cas_total"),
     Word("block, where claimed", r"arena\.c:claim:(&arena->table\[first\]|next)", "load_acquire cas_acq_rel"),
     Word("block, where freed", r"arena\.c:(free_blocks|rbi_arena_set_backed):&arena->table\[.*\]", "store_release"),
@@ -87,6 +94,7 @@ WORDS = (
     Word("a mapping under guard", r"guard\.c:.*(entry|guarded)->\w+", TOTAL),
     Word("calls, where lost", r"guard\.c:rbi_guard_lose:word", "load_total cas_total"),
     Word("deletion, removed", r"(queue|segment)\.c:.*->(deletion|removed)", TOTAL),
+    Word("calls that become participants", r"segment\.c:.*->entering", TOTAL),
     Word("calls, pins", r"segment\.[ch]:.*->(calls|pins)", TOTAL + " own_add_total"),
 )
 
@@ -106,13 +114,14 @@ ENDS = {
         ("load_reclaim load_acquire reclaim", "rbi_ring_claim load_acquire reclaim_seen"),
     ),
     "E4 pages": (
-        ("rbi_ring_raise_reserved cas_total reserved_cells", "has_pages_up_to store_release reserved_seen"),
-        ("has_pages_up_to load_total reserved_cells, where looked at", "has_pages_up_to load_acquire reserved_seen"),
+        ("rbi_ring_raise_reserved cas_total reserved_cells", "look_at_reserved store_release reserved_seen"),
+        ("look_at_reserved load_total reserved_cells, where looked at", "has_pages_up_to load_acquire reserved_seen",
+         "rbi_ring_claim load_acquire reserved_seen"),
     ),
     "E5 entry": (
-        ("rbi_registry_join store_total state of an entry", "recover_one store_total state of an entry",
+        ("rbi_registry_join store_total state of an entry", "free_entry store_total state of an entry",
          "rbi_registry_leave store_total state of an entry", "raise_high cas_total participants_high"),
-        ("rbi_registry_high load_total participants_high", "rbi_registry_recover load_total state of an entry",
+        ("rbi_registry_high load_total participants_high", "ask_all load_total state of an entry",
          "rbi_registry_join load_total state of an entry", "ringbuf_get_peers load_total state of an entry"),
     ),
     "E6 done": (("mark_done cas_total done",), ("rbi_registry_done load_total done",)),
@@ -139,7 +148,7 @@ ENDS = {
          "rbi_ring_raise_reserved cas_total reserved_cells"),
         ("rbi_event_wake_one load_total event word",),
         ("rbi_event_announce cas_total event word", "rbi_event_listen cas_total event word"),
-        ("load_word load_total slot word", "has_pages_up_to load_total reserved_cells, where looked at",
+        ("load_word load_total slot word", "look_at_reserved load_total reserved_cells, where looked at",
          "rbi_ring_take load_total hint, epochs", "rbi_ring_take load_total tail, head, irregular"),
     ),
     "T2 space": (
@@ -185,6 +194,12 @@ ENDS = {
         ("rbi_ready_is_asked load_total listeners", "is_current load_total listeners"),
         ("count_listener cas_total listeners",),
         ("load_word load_total slot word", "rbi_ring_ready_at_head load_total tail, head, irregular"),
+    ),
+    "T9 window": (
+        ("rbi_turn_end cas_total window", "end_turn cas_total window"),
+        ("rbi_event_wake_all_if_any add_total event word",),
+        ("rbi_event_announce cas_total event word",),
+        ("rbi_turn_to_spare load_total window",),
     ),
 }
 

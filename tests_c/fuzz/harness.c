@@ -81,6 +81,7 @@ void fuzz_empty_directory(void)
 /* ---- in the place of the platform's ---- */
 
 int64_t __wrap_rbi_monotonic_ns(void);
+int64_t __wrap_rbi_thread_ns(void);
 uint64_t __wrap_rbi_realtime_ns(void);
 ringbuf_status __wrap_rbi_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
 void __wrap_rbi_nap(int64_t ns);
@@ -97,6 +98,8 @@ ringbuf_status (*fuzz_sleep)(int64_t deadline_ns);
 void fuzz_pass_time(int64_t ns) { now_ns += ns; }
 
 int64_t __wrap_rbi_monotonic_ns(void) { return now_ns += TICK_NS; }
+
+int64_t __wrap_rbi_thread_ns(void) { return now_ns; } /* so that a run can be repeated */
 
 uint64_t __wrap_rbi_realtime_ns(void) { return (uint64_t)(now_ns += TICK_NS); }
 

@@ -28,7 +28,7 @@ enum {
 
 static ringbuf_status listed(ringbuf_status status, uint32_t list)
 {
-    FUZZ_CHECK(status >= 0 && status <= RINGBUF_E_ARENA_FULL && list >> status & 1, status);
+    FUZZ_CHECK(status >= 0 && status <= RINGBUF_E_DEAD_LETTER && list >> status & 1, status);
     return status;
 }
 

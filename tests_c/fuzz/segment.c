@@ -5,6 +5,10 @@
  * later call.  Pokes are words that the library could have written itself, or nearly so, or anything.  And some that are held back are
  * no pokes but calls on another handle of the queue, as if another process had come in between.
  *
+ * Built with FUZZ_PEER it is the target `peer`: an input begins with pokes that a thread makes over and over while the calls run, each at
+ * a moment that nothing has chosen, as a hostile process would that has the file mapped.  What depends on these moments an input does not
+ * repeat for sure; run it several times.
+ *
  * Whatever the memory says: every call returns one of the statuses that ringbuf.h lists for it, none hangs, crashes, or reads or
  * writes outside of the mapping, what it hands out lies within the mapping and can be read to its end, and when all handles are gone
  * so are all mappings and descriptors. */
@@ -13,6 +17,9 @@
 #include "points.h"
 
 #include <fcntl.h>
+#ifdef FUZZ_PEER
+#include <pthread.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +57,7 @@ enum {
 
 static ringbuf_status listed(ringbuf_status status, uint32_t list)
 {
-    FUZZ_CHECK(status >= 0 && status <= RINGBUF_E_ARENA_FULL && list >> status & 1, status);
+    FUZZ_CHECK(status >= 0 && status <= RINGBUF_E_DEAD_LETTER && list >> status & 1, status);
     return status;
 }
 
@@ -219,11 +226,12 @@ static void act(const struct poke *poke)
     uint8_t buffer[BUFFER_BYTES];
     size_t size;
     uint64_t number;
+    int64_t next_ns;
     ringbuf *rb = world.handles[poke->lane % HANDLES];
     if (!rb || rb == world.busy || rbi_load_total32(&rb->calls) >= RBI_HANDLE_CALL) return;
     void (*hook)(enum rbi_point point) = rbi_point_hook;
     rbi_point_hook = NULL;
-    ringbuf_message message = {.buffer = NULL};
+    ringbuf_message message = {.data = NULL};
     switch (poke->index % 10) {
     case 0:
     case 1: listed(ringbuf_put(rb, source, poke->value % 600, 0), PUTTING); break;
@@ -231,17 +239,17 @@ static void act(const struct poke *poke)
     case 3:
     case 4: listed(ringbuf_get(rb, &size, buffer, sizeof buffer, 0), GETTING); break;
     case 5:
-        if (listed(ringbuf_take(rb, &message, 0), GETTING & ~BIT(E_SMALL)) == RINGBUF_OK) listed(ringbuf_nack(rb, &message), ENDING);
+        if (listed(ringbuf_take(rb, &message, NULL, 0, 0), GETTING & ~BIT(E_SMALL)) == RINGBUF_OK) listed(ringbuf_nack(rb, &message), ENDING);
         break;
     case 6:
-        if (listed(ringbuf_lease(rb, &message, 0), GETTING & ~BIT(E_SMALL)) == RINGBUF_OK) listed(ringbuf_ack(rb, &message), ENDING);
+        if (listed(ringbuf_lease(rb, &message, NULL, 0, 0), GETTING & ~BIT(E_SMALL)) == RINGBUF_OK) listed(ringbuf_ack(rb, &message), ENDING);
         break;
     case 7:
         fuzz_pass_time(60000000);
-        listed(ringbuf_recover(rb, &number), LOOKING);
+        listed(poke->value & 1 ? ringbuf_watch(rb, &next_ns) : ringbuf_recover(rb, &number), LOOKING);
         break;
     case 8: listed(ringbuf_shutdown(rb, poke->value & 1), LOOKING); break;
-    default: rbi_lock_drop(rb->fd, RBI_LOCK_OWNER + rb->registry.self); break;
+    default: rbi_lock_drop(rb->file.fd, RBI_LOCK_OWNER + rb->registry.self); break;
     }
     rbi_point_hook = hook;
 }
@@ -261,21 +269,76 @@ static ringbuf_status sleeping(int64_t deadline_ns)
     return RINGBUF_E_TIMEOUT;
 }
 
+/* ---- a peer that pokes all the time ---- */
+
+#ifdef FUZZ_PEER
+enum { PEERS_POKES_MOST = 24, PEERS_ROUNDS = 200 };
+
+static struct {
+    pthread_t thread;
+    struct poke pokes[PEERS_POKES_MOST];
+    uint32_t count, pauses;
+    _Atomic bool ends;
+} peer;
+static pthread_mutex_t file_mutex = PTHREAD_MUTEX_INITIALIZER; /* which file is poked into */
+
+static void hold_file(void) { pthread_mutex_lock(&file_mutex); }
+static void let_go_of_file(void) { pthread_mutex_unlock(&file_mutex); }
+
+static void *be_the_peer(void *nothing)
+{
+    for (uint32_t round = 0; round < PEERS_ROUNDS && !peer.ends; round++) {
+        for (uint32_t i = 0; i < peer.count && !peer.ends; i++) {
+            hold_file();
+            struct poke poke = peer.pokes[i];
+            if (poke.region % REGIONS >= SLOTS && poke.region % REGIONS <= SLOT_PAYLOADS && world.file && poke.lane & 0x80)
+                poke.index = (uint16_t)position_near((uint32_t)poke.lane & 15, (int8_t)poke.index); /* where the calls are now */
+            do_poke(&poke);
+            let_go_of_file();
+            for (uint32_t pause = 0; pause < peer.pauses; pause++) rbi_pause();
+        }
+    }
+    return nothing;
+}
+
+static void start_peer(void)
+{
+    peer.count = input_below(&world.input, PEERS_POKES_MOST + 1);
+    peer.pauses = (uint32_t)input_byte(&world.input) * 8;
+    for (uint32_t i = 0; i < peer.count; i++) peer.pokes[i] = read_poke();
+    peer.ends = false;
+    FUZZ_CHECK(pthread_create(&peer.thread, NULL, be_the_peer, NULL) == 0, peer.count);
+}
+
+static void end_peer(void)
+{
+    peer.ends = true;
+    pthread_join(peer.thread, NULL);
+}
+#else
+static void hold_file(void) {}
+static void let_go_of_file(void) {}
+static void start_peer(void) {}
+static void end_peer(void) {}
+#endif
+
 /** Poke into this queue's file from now on. */
 static void look_into(const ringbuf *rb)
 {
     struct stat st;
-    FUZZ_CHECK(fstat(rb->fd, &st) == 0, rb->fd);
+    FUZZ_CHECK(fstat(rb->file.fd, &st) == 0, rb->file.fd);
     if (world.file && world.inode == st.st_ino) return;
+    hold_file();
     if (world.file) munmap(world.file, world.file_bytes);
     world.inode = st.st_ino;
     world.file_bytes = (size_t)rb->stamp.file_bytes;
     rbi_fd fd; /* a mapping keeps its open file, and that file's locks */
-    FUZZ_CHECK(rbi_file_reopen(&fd, rb->fd) == RINGBUF_OK, rb->fd);
+    FUZZ_CHECK(rbi_open_again(&fd, rb->file.fd) == RINGBUF_OK, rb->file.fd);
     world.file = mmap(NULL, world.file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     FUZZ_CHECK(world.file != MAP_FAILED, world.file_bytes);
     close(fd);
     world.stamp = rb->stamp;
+    let_go_of_file();
 }
 
 /* ---- what is handed out ---- */
@@ -292,11 +355,13 @@ static bool is_within(const ringbuf *rb, const void *data, size_t size)
     return first >= base + stamp->data_offset && first <= end && size <= (size_t)(end - first) && size <= rb->mirror_bytes;
 }
 
-static void check_message(const ringbuf *rb, const ringbuf_message *message)
+static void check_message(const ringbuf *rb, const ringbuf_message *message, const uint8_t *buffer, size_t capacity)
 {
     FUZZ_CHECK(message->attempts >= 1 && message->attempts <= RBI_ATTEMPTS_MAX, message->attempts);
     FUZZ_CHECK(message->in_arena <= 1, message->in_arena);
-    if (message->buffer && message->data == message->buffer) FUZZ_CHECK(message->size <= message->capacity, message->size);
+    const uint8_t *data = message->data;
+    FUZZ_CHECK(message->copied <= 1, message->copied);
+    if (message->copied) FUZZ_CHECK(data >= buffer && data + message->size <= buffer + capacity, message->size);
     else FUZZ_CHECK(is_within(rb, message->data, message->size), message->size);
     fuzz_read(message->data, message->size);
 }
@@ -323,16 +388,14 @@ static void read_thing(const struct thing *thing)
     if (thing->kind == RESERVED) fuzz_read(thing->reservation.data, thing->reservation.size);
 }
 
-/** End what is pinned: as the caller of a handle that may have been freed, only once.  Who wrote over it can make us keep the memory, but
- *  then it can still be unpinned. */
+/** End what is pinned: as the caller of a handle that may have been freed, only once.  Whatever was written over it, it is over. */
 static void end_thing(struct thing *thing)
 {
     read_thing(thing);
-    ringbuf_status status = RINGBUF_E_INVALID;
     world.busy = thing->rb;
-    if (thing->kind == KEPT) status = listed(ringbuf_release(thing->rb, &thing->message), ENDING);
-    if (thing->kind == RESERVED) status = listed(ringbuf_abort(thing->rb, &thing->reservation), ENDING);
-    if (thing->kind != TAKEN && thing->kind != NOTHING && status != RINGBUF_OK) ringbuf_unpin(thing->rb);
+    if (thing->kind == KEPT) listed(ringbuf_release(thing->rb, &thing->message), BIT(OK) | BIT(E_CORRUPT));
+    if (thing->kind == RESERVED) listed(ringbuf_abort(thing->rb, &thing->reservation), BIT(OK) | BIT(E_CORRUPT));
+    if (thing->kind == PINNED) listed(ringbuf_unpin(thing->rb), BIT(OK));
     world.busy = NULL;
     thing->kind = NOTHING;
 }
@@ -377,7 +440,7 @@ static void free_handle(uint32_t slot)
 /** Whoever looks now finds that this participant has died; but it goes on. */
 static void let_go(const ringbuf *rb)
 {
-    if (!rbi_handle_is_closed(rb)) rbi_lock_drop(rb->fd, RBI_LOCK_OWNER + rb->registry.self);
+    if (!rbi_handle_is_closed(rb)) rbi_lock_drop(rb->file.fd, RBI_LOCK_OWNER + rb->registry.self);
 }
 
 /* ---- the steps ---- */
@@ -450,14 +513,15 @@ static void do_take(ringbuf *rb, bool is_lease)
     if (!free_thing()) return;
     size_t capacity = input_below(&world.input, 3) * 60u;
     void *buffer = capacity ? buffer_of(capacity) : NULL;
-    ringbuf_message message = {.buffer = buffer, .capacity = capacity};
+    ringbuf_message message;
+    memset(&message, 0x5a, sizeof message); /* whatever it held before */
     int64_t deadline_ns = read_deadline();
-    ringbuf_status status = is_lease ? ringbuf_lease(rb, &message, deadline_ns) : ringbuf_take(rb, &message, deadline_ns);
+    ringbuf_status status = (is_lease ? ringbuf_lease : ringbuf_take)(rb, &message, buffer, capacity, deadline_ns);
     if (listed(status, GETTING & ~BIT(E_SMALL)) == RINGBUF_OK) {
-        check_message(rb, &message);
+        check_message(rb, &message, buffer, capacity);
         struct thing *thing = note(TAKEN, rb);
         thing->message = message;
-        if (message.buffer && message.data == message.buffer) { /* gone with the buffer; the other fields say which message it is */
+        if (message.copied) { /* gone with the buffer; the other fields say which message it is */
             thing->message.data = NULL;
             thing->message.size = 0;
             if (message.in_arena) { /* what is kept is looked at where it lies */
@@ -465,7 +529,6 @@ static void do_take(ringbuf *rb, bool is_lease)
                 thing->message.size = message.size;
             }
         }
-        thing->message.buffer = NULL;
     }
     free(buffer);
 }
@@ -481,9 +544,7 @@ static void do_batch(ringbuf *rb)
     if (status == RINGBUF_OK) {
         FUZZ_CHECK(count >= 1 && count <= most, count);
         for (size_t i = 0; i < count; i++) {
-            check_message(rb, &messages[i]);
-            const uint8_t *data = messages[i].data;
-            if (messages[i].buffer) FUZZ_CHECK(data >= buffer && data + messages[i].size <= buffer + capacity, messages[i].size);
+            check_message(rb, &messages[i], buffer, capacity);
         }
         if (limit & 1) listed(ringbuf_ack_all(rb, messages, count), ENDING);
         else if (limit & 2) listed(ringbuf_return_all(rb, messages, count), ENDING);
@@ -730,6 +791,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     world = (struct world){.input = {data, size}};
     fuzz_begin();
     fuzz_sleep = sleeping;
+    start_peer();
     begin(input_byte(&world.input));
     rbi_point_hook = at_point;
     for (uint32_t steps = 0; steps < STEPS_MOST && !input_ended(&world.input); steps++) step();
@@ -738,6 +800,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (uint32_t slot = 0; slot < HANDLES; slot++) free_handle(slot);
     for (uint32_t i = 0; i < THINGS; i++) end_thing(&world.things[i]);
     rbi_point_hook = NULL;
+    end_peer();
     if (world.file) munmap(world.file, world.file_bytes);
     fuzz_end();
     return 0;

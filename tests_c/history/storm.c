@@ -250,14 +250,14 @@ static bool take(ringbuf *rb, struct held *held, enum how_taken how)
     size_t count = 1;
     int64_t deadline_ns = some_deadline();
     held->count = 0;
-    held->messages[0] = (ringbuf_message){.buffer = one_in(8) ? NULL : me->hands, .capacity = HANDS};
+    void *hands = one_in(8) ? NULL : me->hands;
     empty_hands();
     struct history_op *op = begin(HISTORY_TAKE, wanted, NULL, 0);
     if (!op) return false;
     ringbuf_status status;
     if (how == SEVERAL) status = ringbuf_take_many(rb, held->messages, &count, wanted, SIZE_MAX, me->hands, HANDS, deadline_ns);
-    else if (how == LEASED) status = ringbuf_lease(rb, &held->messages[0], deadline_ns);
-    else status = ringbuf_take(rb, &held->messages[0], deadline_ns);
+    else if (how == LEASED) status = ringbuf_lease(rb, &held->messages[0], hands, hands ? HANDS : 0, deadline_ns);
+    else status = ringbuf_take(rb, &held->messages[0], hands, hands ? HANDS : 0, deadline_ns);
     if (was_interrupted(op, status)) return true;
     enum history_outcome outcome = outcome_of(status);
     for (size_t i = 0; status == RINGBUF_OK && i < count && i < HISTORY_BATCH; i++) {
@@ -380,6 +380,13 @@ static ringbuf_options options(void)
     return made;
 }
 
+static void shorten_laps(ringbuf *rb)
+{
+    if (!plan->short_laps) return;
+    rb->ring.least_lap = 1;
+    rb->ring.age_shift = 63;
+}
+
 static void start(int place)
 {
     struct child *child = &children[place];
@@ -398,6 +405,7 @@ static void start(int place)
     ringbuf *rb;
     ringbuf_options how = options();
     if (ringbuf_open(&rb, "history", &how) != RINGBUF_OK) _exit(2);
+    shorten_laps(rb);
     listen_at_points();
     work(rb);
     ringbuf_free(rb);
@@ -596,10 +604,12 @@ void storm(const struct storm_plan *how, uint64_t operations, uint64_t seed, str
     if (ringbuf_create(&rb, "history", &queue) != RINGBUF_OK) {
         complain(record, "no queue", 0);
     } else {
+        shorten_laps(rb);
         for (int i = 0; i < plan->workers; i++) start(i);
         harm(operations, record);
         let_finish(record);
         drain(rb, record);
+        record->laps = rbi_ring_tail_position(&rb->ring) / rbi_ring_cells(&rb->ring);
         ringbuf_unlink(rb);
         ringbuf_free(rb);
     }

@@ -10,6 +10,7 @@ struct storm_plan {
     const char *name;
     uint64_t capacity_bytes, arena_bytes, max_items;
     int workers;
+    bool short_laps;         /* a lap ends where pages do, however few they are */
     bool large;              /* also messages for the arena */
     bool leases;             /* take and lease, to acknowledge, give back, return, hold and die with; else get only */
     bool holds;              /* now and then for longer than it takes until a ring counts as stuck */
@@ -20,7 +21,7 @@ struct storm_plan {
 struct storm_record {
     struct history history;  /* its ops are malloc'ed */
     uint64_t kills, stops, deaths_by_own_hand;
-    uint64_t lane_changes;
+    uint64_t lane_changes, laps;
     double seconds;
     char complaint
         [256]; /* about something that is no call: a worker that ended by itself, something left in the queue; or empty */

@@ -40,6 +40,13 @@ static const struct storm_plan plans[] = {
      .holds = true,
      .kills_per_s = 200},
     {.name = "1 MiB, no arena", .capacity_bytes = 1 << 20, .workers = 8, .leases = true, .kills_per_s = 200},
+    {.name = "2 items, short laps",
+     .capacity_bytes = 16 << 20,
+     .max_items = 2,
+     .workers = 5,
+     .leases = true,
+     .short_laps = true,
+     .kills_per_s = 300},
 };
 enum { PLANS = sizeof plans / sizeof *plans };
 
@@ -86,6 +93,7 @@ static void test_storms_of_all_shapes_leave_histories_of_a_fifo_queue(void)
             uint64_t left = wanted - sum.operations;
             storm(&plans[i], left < ROUND ? left : ROUND, seed + round * 1000003 + (uint64_t)i, &record);
             TEST_ASSERT_EQUAL_STRING_MESSAGE("", record.complaint, plans[i].name);
+            if (plans[i].short_laps) TEST_ASSERT_GREATER_THAN_UINT64(1, record.laps); /* there is only one without */
             int64_t start_ns = ringbuf_now_ns();
             history_check(&record.history, &verdict);
             checked += (double)(ringbuf_now_ns() - start_ns) / 1e9;

@@ -50,7 +50,7 @@ enum {
     ALTERNATIVES = 24,
     DISCOVERY = 400,       /* random walks to learn which words are shared */
     RANGES = 16,
-    ADVANCES = 8,          /* times that the clock goes on because all sleep, without a call having ended in between */
+    ADVANCES = 8,          /* times that the clock goes on because all sleep, without a call having ended, or a death, in between */
 };
 
 /* ---- memory ---- */
@@ -422,6 +422,7 @@ void model_kill(int process)
     spend(&left.crashes);
     result->crashes++;
     died = true;
+    advances = 0; /* those who live have yet to find out */
     dead->state = DEAD;
     dead->hash = 0;
     dead->changed = false;

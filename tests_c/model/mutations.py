@@ -193,8 +193,7 @@ MUTATIONS = [
     Mutation(
         "recovery wakes no consumer",
         "registry.c",
-        [("    enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);\n    rbi_event_wake_all(&registry->header->items);\n",
-          "    enum rbi_ring_outcome ring = rbi_ring_recover(registry->ring, number);\n")],
+        [("    rbi_event_wake_all(&registry->header->items);\n", "")],
         "a death found by a third", "1,1,0,0",
     ),
     Mutation(
@@ -227,7 +226,7 @@ MUTATIONS = [
         "a dead one's number is free before its records are",
         "registry.c",
         [("    RBI_POINT(recovery_locked);\n    ringbuf_status status = undo(registry, number, false);\n",
-          "    RBI_POINT(recovery_locked);\n    rbi_store_total32(&entry->state, ENTRY_FREE);\n"
+          "    RBI_POINT(recovery_locked);\n    rbi_store_total32(&registry->entries[number - 1].state, ENTRY_FREE);\n"
           "    ringbuf_status status = undo(registry, number, false);\n")],
         "recovery dies", "1,2,0,0",
     ),
@@ -259,6 +258,70 @@ MUTATIONS = [
           "        rbi_cas_total64(&slot_at(ring, lane, position)->word, word, word_with(word, 0, RBI_KIND_RELEASED));\n        RBI_POINT(recovery_returned);")],
         "taken, with a death", "1,1,0,0",
     ),
+    Mutation(
+        "of several deaths in one look only the last is completed",
+        "registry.c",
+        [("            dead->numbers[number / 64] |= UINT64_C(1) << number % 64;\n", "            dead->numbers[number / 64] = UINT64_C(1) << number % 64;\n")],
+        "two deaths, one look", "0,1,0,0",
+    ),
+    # ---- looks after the dead ----
+    Mutation(
+        "the claim of a look is for ever",
+        "registry.c",
+        [("rbi_cas_acq_rel64(&registry->header->watch.looked_ns, seen_ns, now_ns)", "rbi_cas_acq_rel64(&registry->header->watch.looked_ns, seen_ns, UINT64_MAX)"),
+         ("    return now_ns > last_ns ? now_ns - last_ns : 0;\n", "    return now_ns > *seen_ns ? now_ns - *seen_ns : 0;\n"),
+         ("    return now_ns > own_ns && now_ns - own_ns >= period", "    return false && now_ns - own_ns >= period")],
+        "the one that looks dies", "0,1,0,0",
+    ),
+    Mutation(
+        "a waiter that finds the look claimed never wakes up by itself again",
+        "registry.c",
+        [("    if (age < period) rest *= 2;\n", "    if (age < period) { rbi_store_relaxed64(&vigil->wakes_ns, INT64_MAX); return status; }\n")],
+        "the one that looks dies", "0,1,0,0",
+    ),
+    Mutation(
+        "a waiter leaves every look to others",
+        "registry.c",
+        [("    if (age < period_of(registry, occasion) && ", "    if (occasion == RBI_WAITING || age < period_of(registry, occasion) && ")],
+        "a look", "0,0,0,0",
+    ),
+    Mutation(
+        "who leaves and gives something back wakes nobody",
+        "registry.c",
+        [("    if (status != RINGBUF_OK || registry->ring->undone || registry->arena->undone) wake_every_sleeper(registry);\n", "    (void)status;\n")],
+        "left with a message", "1,0,0,0",
+    ),
+    Mutation(
+        "a ring that returned something says that there was nothing to undo",
+        "ring.c",
+        [("    ring->undone = recovery.undone || recovery.some_returned;\n", "    ring->undone = false;\n")],
+        "left with a message", "1,0,0,0",
+    ),
+    # ---- the turn at the arena ----
+    Mutation(
+        "a put that has had its turn does not end it",
+        "put.c",
+        [("    rbi_turn_end(rb, &wait, status);\n", "")],
+        "a turn", "0,0,0,3",
+    ),
+    Mutation(
+        "the owner of the turn does not look into its own window",
+        "turn.c",
+        [("    return is_mine(rb, wait, window) || rbi_window_blocks", "    (void)wait;\n    return rbi_window_blocks")],
+        "a turn", "0,0,0,3",
+    ),
+    Mutation(
+        "recovery does not end the dead one's turn",
+        "registry.c",
+        [("    end_turn(registry->header, number); /* before the wake: what it set aside is there for all */\n", "")],
+        "a turn whose owner dies", "0,1,0,2",
+    ),
+    Mutation(
+        "two batches wake each other for ever",
+        "batch.c",
+        [("    if (call->next_ns <= rbi_monotonic_ns() || room_for_runs(rb, call)) status", "    status")],
+        "two batches beside a message", "0,0,0,0",
+    ),
     # ---- counting ----
     Mutation(
         "what is given back is not irregular",
@@ -273,6 +336,64 @@ MUTATIONS = [
          ("    *tasks = (int64_t)(waiting + rbi_registry_gets_owed(&rb->registry) - done);",
           "    uint64_t got = rbi_registry_gets_owed(&rb->registry);\n    *tasks = (int64_t)(waiting + got - rbi_registry_done(&rb->registry));")],
         "tasks in disorder", "2,0,0,0",
+    ),
+    # ---- where pages end ----
+    Mutation(
+        "a lap is cut short although something is in it",
+        "ring.c",
+        [("    if (load_reclaim(ring, lane) != position) return otherwise;\n", "")],
+        "a short lap and no waiting", "2,0,0,0",
+    ),
+    Mutation(
+        "a gap counts as an item",
+        "ring.c",
+        [("    return word_kind(word) >= RBI_KIND_END ? past", "    return word_kind(word) == RBI_KIND_END ? past")],
+        "a short lap and no waiting", "2,0,0,0",
+    ),
+    Mutation(
+        "head goes past a gap before tail does",
+        "ring.c",
+        [("    if (word_kind(word) == RBI_KIND_GAP) help_tail(ring, lane, position_of(ring, head), word); /* head must not pass tail */\n", "")],
+        "a short lap, a gap only", "2,0,0,0",
+    ),
+    Mutation(
+        "reclaim goes past a gap before head does",
+        "ring.c",
+        [("        if (position_of(ring, head) == position) pass_at_head", "        if (position_of(ring, head) == position && word_kind(word) != RBI_KIND_GAP) pass_at_head")],
+        "a short lap", "2,0,0,0",
+    ),
+    Mutation(
+        "a gap is put over what another one has claimed",
+        "ring.c",
+        [("    if (!rbi_cas_total64(&slot_at(ring, lane, position)->word, word, gap)) return; /* another one was quicker */\n",
+          "    if (word == gap) return;\n    rbi_store_total64(&slot_at(ring, lane, position)->word, gap);\n")],
+        "a short lap, two producers", "2,0,0,0",
+    ),
+    Mutation(
+        "a gap is put where there is no page",
+        "ring.c",
+        [("    *wanted = index + cells < all ? index + cells + 1 : all;\n    if (index >= reserved) return RBI_RING_UNRESERVED;\n",
+          "    *wanted = index + cells < all ? index + cells : all;\n")],
+        "a short lap", "1,0,0,0",
+    ),
+    Mutation(
+        "a gap is nothing that a take goes past",
+        "ring.c",
+        [("        case RBI_KIND_GAP:\n            pass_at_head(ring, lane, head, word);", "            pass_at_head(ring, lane, head, word);\n"
+          "            if (kind == RBI_KIND_TAKEN) back_off(ring);\n            continue;\n        case RBI_KIND_GAP:\n            return RBI_RING_EMPTY;")],
+        "a short lap, asked for room", "2,0,0,0",
+    ),
+    Mutation(
+        "nothing is done with the pages there are when there are no more",
+        "ring.c",
+        [("            begin_again(ring, lane, tail, word);\n            return true;\n", "            return false;\n")],
+        "no pages", "1,0,0,0",
+    ),
+    Mutation(
+        "where there are no more pages, room in front is not asked for",
+        "ring.c",
+        [("        if (room == RBI_RING_OK || load_reclaim(ring, lane) == position) {", "        if (true) {")],
+        "no pages, two producers", "2,0,0,0",
     ),
     # ---- orders that are weakened ----
     Mutation(
@@ -334,6 +455,26 @@ MUTATIONS = [
         "ready.c",
         [("    return would_not_wait(rb) == up && ", "    return ")],
         "descriptor", "1,0,0,0",
+    ),
+    Mutation(
+        "who leaves the descriptors does not look what is to be done",
+        "ready.c",
+        [("        } else if (rbi_cas_total32(&rb->telling, seen, 0)) {", "        } else if (rbi_store_total32(&rb->telling, 0), true) {")],
+        "a put meets another thread at the descriptor", "2,0,0,0",
+    ),
+    Mutation(
+        "what is to be done is cleared after it was done",
+        "ready.c",
+        [("            if (rbi_cas_total32(&rb->telling, seen, seen & ~(uint32_t)TO_DO)) do_all(rb, seen & TO_DO);",
+          "            do_all(rb, seen & TO_DO);\n            rbi_store_total32(&rb->telling, HELD);")],
+        "a put meets another thread at the descriptor", "2,0,0,0",
+    ),
+    Mutation(
+        "who finds another thread at the descriptors asks for nothing",
+        "ready.c",
+        [("        if (!rbi_cas_total32(&rb->telling, seen, seen | HELD | what)) continue;",
+          "        if (seen & HELD) return;\n        if (!rbi_cas_total32(&rb->telling, seen, seen | HELD | what)) continue;")],
+        "a put meets another thread at the descriptor", "2,0,0,0",
     ),
 ]
 

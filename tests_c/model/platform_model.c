@@ -4,6 +4,8 @@
  * always succeeds.  Files are not modelled: the explorer begins with an attached queue. */
 #include "platform_model.h"
 
+#include "files.h"
+
 #include <string.h>
 
 enum {
@@ -74,14 +76,32 @@ void platform_model_died(int process)
 
 /* ---- locks ---- */
 
+/** Who holds the lock, now that somebody asks: it may have died just before. */
+static int holder_of(uint32_t which, int me)
+{
+    int holder = kernel.exclusive[which];
+    if (holder >= 0 && holder != me && model_self() >= 0 && model_may_kill(holder) && model_choose(2, "whose holder dies now"))
+        model_kill(holder);
+    return kernel.exclusive[which];
+}
+
+uint32_t rbi_lock_look(rbi_fd fd, uint32_t which)
+{
+    int me = fd - PLATFORM_MODEL_FD;
+    model_step("asks about the lock", which);
+    int holder = holder_of(which, me);
+    uint32_t presence = RINGBUF_NOBODY;
+    if (holder >= 0 && holder != me) presence = RINGBUF_ALONE;
+    else if (kernel.shared[which] & ~(1u << me)) presence = RINGBUF_SOMEBODY;
+    if (model_trace && model_self() >= 0) printf("            %s\n", presence != RINGBUF_NOBODY ? "it is held" : "it is not held");
+    return presence;
+}
+
 ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
 {
     int me = fd - PLATFORM_MODEL_FD;
     model_step(kind == RBI_LOCK_SHARED ? "tries the shared lock" : "tries the lock", which);
-    int holder = kernel.exclusive[which];
-    if (holder >= 0 && holder != me && model_self() >= 0 && model_may_kill(holder) && model_choose(2, "whose holder dies now"))
-        model_kill(holder);
-    holder = kernel.exclusive[which];
+    int holder = holder_of(which, me);
     bool got = holder < 0 || holder == me;
     if (kind == RBI_LOCK_EXCLUSIVE && kernel.shared[which] & ~(1u << me)) got = false;
     if (model_trace && model_self() >= 0) printf("            %s\n", got ? "gets it" : "does not get it");
@@ -173,6 +193,7 @@ void rbi_yield(void) {}
 void rbi_nap(int64_t ns) { model_sleep(NULL, model_clock() + ns); }
 
 int64_t rbi_monotonic_ns(void) { return model_clock(); }
+int64_t rbi_thread_ns(void) { return 0; } /* a step takes no time */
 
 /* ---- what the explorer does not look into ---- */
 
@@ -190,13 +211,19 @@ ringbuf_status rbi_random(void *bytes, size_t count)
 void rbi_process_name(char *name, size_t capacity) { strncpy(name, "model", capacity); }
 uint64_t rbi_page_bytes(void) { return 4096; }
 
+bool platform_model_no_pages;
+
 ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
+{
+    (void)fd, (void)offset, (void)bytes;
+    return platform_model_no_pages ? RINGBUF_E_NO_SPACE : RINGBUF_OK;
+}
+
+ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes)
 {
     (void)fd, (void)offset, (void)bytes;
     return RINGBUF_OK;
 }
-
-ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes) { return rbi_file_reserve(fd, offset, bytes); }
 
 /* ---- FIFOs ---- */
 
@@ -245,25 +272,41 @@ static ringbuf_status open_flag(rbi_fd *fd, int flag)
     return RINGBUF_E_NO_FILES;
 }
 
-ringbuf_status rbi_flag_open(rbi_fd *fd, const char *path)
+ringbuf_status rbi_flag_open(struct rbi_file *file, const char *path)
 {
+    rbi_fd fd;
     model_step("opens the FIFO of level", (uint64_t)level_of(path));
     int flag = named_flag(path);
-    return flag < 0 ? RINGBUF_E_NOT_FOUND : open_flag(fd, flag);
+    ringbuf_status status = flag < 0 ? RINGBUF_E_NOT_FOUND : open_flag(&fd, flag);
+    file->fd = status == RINGBUF_OK ? fd : -1;
+    file->listed = status == RINGBUF_OK;
+    return status;
 }
 
-ringbuf_status rbi_flag_reopen(rbi_fd fd)
+void rbi_file_close(struct rbi_file *file)
 {
-    (void)fd;
-    return RINGBUF_E_SYSTEM; /* nobody forks */
-}
-
-void rbi_file_close(rbi_fd fd)
-{
+    rbi_fd fd = file->fd;
+    file->fd = -1;
+    file->listed = false;
     if (fd < OPENED_FD) return;
     model_step("closes FIFO", (uint64_t)flag_of(fd));
     kernel.opened[fd - OPENED_FD].used = false;
     model_changed();
+}
+
+/* Nobody closes descriptors behind our back, and nobody forks. */
+bool rbi_file_is_ours(const struct rbi_file *file) { return file->fd >= 0; }
+void rbi_files_hold(void) {}
+bool rbi_files_try_hold(void) { return true; }
+void rbi_files_let_go(void) {}
+void rbi_files_at_fork(void (*in_child)(void)) { (void)in_child; }
+void rbi_file_close_in_child(struct rbi_file *file) { (void)file; }
+void rbi_file_close_held(struct rbi_file *file) { rbi_file_close(file); }
+
+struct rbi_refusal *rbi_last_refusal(void)
+{
+    static struct rbi_refusal refusal;
+    return &refusal;
 }
 
 void rbi_flag_raise(rbi_fd fd)
@@ -352,28 +395,58 @@ ringbuf_status rbi_path_unlink(const char *path)
 #define ABSENT(name, ...)                                                                                                 \
     ringbuf_status name(__VA_ARGS__) { model_fail(#name "() is not modelled"); }
 
-ABSENT(rbi_file_make_unnamed, rbi_fd *fd __attribute__((unused)), const char *directory __attribute__((unused)),
-       uint32_t permissions __attribute__((unused)))
-ABSENT(rbi_file_link, rbi_fd fd __attribute__((unused)), const char *path __attribute__((unused)))
-ABSENT(rbi_file_open, rbi_fd *fd __attribute__((unused)), const char *path __attribute__((unused)))
-ABSENT(rbi_file_reopen, rbi_fd *again __attribute__((unused)), rbi_fd fd __attribute__((unused)))
-ABSENT(rbi_file_read, rbi_fd fd __attribute__((unused)), void *bytes __attribute__((unused)), size_t count __attribute__((unused)))
-ABSENT(rbi_file_write, rbi_fd fd __attribute__((unused)), uint64_t offset __attribute__((unused)),
-       const void *bytes __attribute__((unused)), size_t count __attribute__((unused)))
+#define UNUSED __attribute__((unused))
+ABSENT(rbi_file_make_unnamed, struct rbi_file *file UNUSED, const char *directory UNUSED, uint32_t permissions UNUSED)
+ABSENT(rbi_file_make, struct rbi_file *file UNUSED, const char *path UNUSED, uint32_t permissions UNUSED)
+ABSENT(rbi_file_link, rbi_fd fd UNUSED, const char *from UNUSED, const char *path UNUSED)
+ABSENT(rbi_file_open, struct rbi_file *file UNUSED, const char *path UNUSED)
+ABSENT(rbi_file_open_held, struct rbi_file *file UNUSED, const char *path UNUSED)
+ABSENT(rbi_file_reopen, struct rbi_file *file UNUSED, const struct rbi_file *other UNUSED, const char *path UNUSED)
+ABSENT(rbi_file_recall, struct rbi_file *file UNUSED, const char *path UNUSED, const void *base UNUSED, const uint64_t lengths[2] UNUSED)
+ABSENT(rbi_file_reopen_in_child, struct rbi_file *file UNUSED, struct rbi_file *spare UNUSED, const char *path UNUSED)
+ABSENT(rbi_flag_reopen_in_child, struct rbi_file *file UNUSED)
+ABSENT(rbi_lock_try_in_child, struct rbi_file *file UNUSED, uint32_t which UNUSED, enum rbi_lock_kind kind UNUSED)
+ABSENT(rbi_file_lock_try, rbi_fd fd UNUSED, uint32_t which UNUSED, enum rbi_lock_kind kind UNUSED)
+ABSENT(rbi_file_read, rbi_fd fd UNUSED, void *bytes UNUSED, size_t count UNUSED)
+ABSENT(rbi_file_write, rbi_fd fd UNUSED, uint64_t offset UNUSED, const void *bytes UNUSED, size_t count UNUSED)
 ABSENT(rbi_on_missing_page, bool (*mend)(uint64_t) __attribute__((unused)))
 ABSENT(rbi_directory_bytes, const char *directory __attribute__((unused)), uint64_t *total __attribute__((unused)),
        uint64_t *available __attribute__((unused)))
 ABSENT(rbi_file_set_size, rbi_fd fd __attribute__((unused)), uint64_t bytes __attribute__((unused)))
 ABSENT(rbi_map, void **base __attribute__((unused)), rbi_fd fd __attribute__((unused)), uint64_t prefix_bytes __attribute__((unused)),
        uint64_t mirror_bytes __attribute__((unused)), uint32_t mirrors __attribute__((unused)))
-ABSENT(rbi_directory_visit, const char *directory __attribute__((unused)), const char *prefix __attribute__((unused)),
-       void (*visit)(const char *, void *) __attribute__((unused)), void *context __attribute__((unused)))
+ABSENT(rbi_directory_visit, const char *directory UNUSED, const char *prefix UNUSED, bool patient UNUSED,
+       void (*visit)(const char *, void *) UNUSED, void *context UNUSED)
+
+bool rbi_may_lose_rights(void) { return false; }
+uint64_t rbi_descriptors_most(void) { return 0; }
+char *rbi_absolute(const char *path) { return strdup(path); }
+
+void rbi_signals_hold(struct rbi_signals *before) { (void)before; }
+void rbi_signals_let_go(const struct rbi_signals *before) { (void)before; }
+
+void *rbi_memory(uint64_t bytes)
+{
+    (void)bytes;
+    return NULL;
+}
+
+void rbi_memory_free(void *memory, uint64_t bytes)
+{
+    (void)memory;
+    (void)bytes;
+}
 
 bool rbi_map_zeros(uint64_t address, uint64_t bytes)
 {
     (void)address, (void)bytes;
     return false;
 }
+
+void rbi_map_leave_out_of_dumps(void *base, uint64_t bytes) { (void)base, (void)bytes; }
+void rbi_map_want_huge_pages(void *base, uint64_t bytes) { (void)base, (void)bytes; }
+void rbi_map_touch(void *base, uint64_t bytes) { (void)base, (void)bytes; }
+ABSENT(rbi_map_lock, void *base __attribute__((unused)), uint64_t bytes __attribute__((unused)))
 
 void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
 {

@@ -20,6 +20,9 @@ void platform_model_restore(void);
 uint64_t platform_model_hash(void);
 void platform_model_died(int process);
 
+/** Whether the file system is full: no page can be reserved. */
+extern bool platform_model_no_pages;
+
 /** Sleep until the FIFO is up, or the deadline; and whether it is. */
 void platform_model_poll(rbi_fd fd, int64_t deadline_ns);
 bool platform_model_is_up(rbi_fd fd);

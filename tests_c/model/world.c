@@ -35,6 +35,7 @@ enum {
     DELIVERIES = 64,
     HANDS = 6,
     PATIENCE = 1,
+    START_NS = 1000000000,       /* the explorer's clock at the beginning */
     DATA_BYTES = 1 << 16,
 };
 
@@ -54,6 +55,7 @@ static uint8_t *data[RBI_LANES];          /* each twice in a row */
 static ringbuf *handles, kept_handles[HANDLES];
 static const struct scenario *scenario;
 static struct rbi_run filler;
+static uint32_t dead_number;               /* of the participant that died before the start, if any */
 static uint8_t kept_payloads[16][RBI_INLINE_BYTES];
 
 /* ---- accounts ---- */
@@ -210,6 +212,7 @@ static void expect(ringbuf_status status, const char *call, bool may_time_out)
 {
     if (status == RINGBUF_OK || (may_time_out && (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_ARENA_FULL))) return;
     if (status == RINGBUF_E_SHUTDOWN && accounts.shutdown) return;
+    if (status == RINGBUF_E_NO_SPACE && scenario->no_pages) return;
     if (status == RINGBUF_E_CLOSED) return; /* judged in the scenarios that close */
     model_fail("%s answered: %s", call, ringbuf_status_text(status));
 }
@@ -230,7 +233,7 @@ static void call_put(int me, char letter, int64_t deadline)
     fill(buffer, item, size);
     ringbuf_status status = ringbuf_put(handle_of(me), buffer, size, deadline);
     expect(status, "put", deadline != RINGBUF_FOREVER);
-    if (status == RINGBUF_E_TIMEOUT) note_full(me);
+    if (status == RINGBUF_E_TIMEOUT || status == RINGBUF_E_NO_SPACE) note_full(me);
     end_put(item, status);
     end_call(me, (uint64_t)status);
 }
@@ -290,7 +293,7 @@ static void call_take(int me, char letter, int64_t deadline)
 {
     ringbuf_message message = {0};
     begin_call(me, letter, 0);
-    ringbuf_status status = letter == 'l' ? ringbuf_lease(handle_of(me), &message, deadline) : ringbuf_take(handle_of(me), &message, deadline);
+    ringbuf_status status = letter == 'l' ? ringbuf_lease(handle_of(me), &message, NULL, 0, deadline) : ringbuf_take(handle_of(me), &message, NULL, 0, deadline);
     expect(status, "take", deadline != RINGBUF_FOREVER);
     if (status == RINGBUF_OK) into_hands(me, &message, accounts.processes[me].call_begin);
     else if (status == RINGBUF_E_TIMEOUT) note_empty(me);
@@ -440,12 +443,21 @@ static void call_other(int me, char letter, int64_t deadline)
         expect(ringbuf_shutdown(rb, letter == 'S'), "shutdown", false);
         break;
     case 'c': expect(ringbuf_recover(rb, &recovered), "recover", false); break;
-    case 'z': ringbuf_close(rb); accounts.processes[me].closed = true; break;
+    case 'z':
+        /* What it has taken goes back. */
+        for (int i = 0; i < accounts.processes[me].hand_count; i++) accounts.items[accounts.processes[me].hand_items[i]].in_other_hands = true;
+        accounts.processes[me].hand_count = 0;
+        ringbuf_close(rb);
+        accounts.processes[me].closed = true;
+        break;
     case 'J':
         status = rbi_registry_join(&rb->registry, "joined");
         expect(status, "registry join", false);
         break;
     case 'f': expect(ringbuf_items_fd(rb, &accounts.processes[me].items_fd), "items_fd", false); break;
+    case 'h':
+        if (!rbi_ring_has_room(&rb->ring, SMALL_BYTES)) note_full(me);
+        break;
     case 'q': {
         uint64_t items, most = 0;
         expect(ringbuf_size(rb, &items), "size", false);
@@ -458,11 +470,8 @@ static void call_other(int me, char letter, int64_t deadline)
     end_call(me, (uint64_t)status);
 }
 
-static bool sleeps_for_ever(int process)
-{
-    (void)process;
-    return scenario->may_sleep || model_anybody_died();
-}
+
+static bool sleeps_for_ever(int process);
 
 /** As an event loop does: sleep until the descriptor says that there is something, then look; and now and then look after the dead. */
 static void call_poll(int me)
@@ -535,12 +544,28 @@ static void live(int me)
 /** Whether somebody died whose entry still says that he lives: then what he has left half done may be what all wait for. */
 static bool somebody_is_to_be_recovered(void)
 {
+    if (scenario->after_a_death && segment->entries[dead_number - 1].state) return true;
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) {
         if (!is_dead(p)) continue;
         uint32_t number = kept_handles[handle_of(p) - handles].registry.self;
         if (number == 0 || segment->entries[number - 1].state) return true;
     }
     return false;
+}
+
+/** Time has gone on again and again, and it still sleeps.  Those who wait look after the dead meanwhile. */
+static bool sleeps_for_ever(int process)
+{
+    (void)process;
+    if (somebody_is_to_be_recovered()) return false;
+    return scenario->may_sleep || model_anybody_died();
+}
+
+/** The window that the process has to leave alone.  (One that has lapsed, too: it looks again within 100 ms.) */
+static uint64_t spared_by(int process)
+{
+    const uint64_t window = *(volatile uint64_t *)(void *)&segment->header.turn.window;
+    return rbi_window_owner(window) == handle_of(process)->registry.self ? 0 : window;
 }
 
 static void judge_sleep(const int64_t *deadlines)
@@ -560,7 +585,7 @@ static void judge_sleep(const int64_t *deadlines)
         if (word == &segment->header.space.word && rbi_ring_has_room(&rb->ring, large ? RBI_REFERENCE_BYTES : size_of_letter(accounts.processes[p].call)) &&
             accounts.processes[p].call != 'b' && accounts.processes[p].call != 'B')
             why = "there is room";
-        if (word == &segment->header.room.word && rbi_arena_has_room(&rb->arena, LARGE_BYTES) && accounts.processes[p].call != 'B')
+        if (word == &segment->header.room.word && rbi_arena_has_room(&rb->arena, LARGE_BYTES, spared_by(p)) && accounts.processes[p].call != 'B')
             why = "the arena has room";
         if (word == &segment->header.tasks.word && stats.unfinished == 0) why = "all is done";
         /* (After a death it may take until the next look after the dead, which is every 100 ms.) */
@@ -644,12 +669,13 @@ static void check_items(void)
         }
     }
     /* "Full". */
-    for (int i = 0; i < accounts.full_count && scenario->max_items && !model_anybody_died(); i++) {
+    for (int i = 0; i < accounts.full_count && (scenario->max_items || scenario->no_pages) && !model_anybody_died(); i++) {
         uint64_t most = scenario->prefill;
         for (int item = 0; item < ITEMS; item++)
             if ((accounts.items[item].state == PUT || accounts.items[item].state == PUTTING) && accounts.items[item].put_begin < accounts.full[i].end) most++;
         for (int k = 0; k < accounts.delivery_count; k++)
             if (accounts.deliveries[k].item >= 0 && accounts.deliveries[k].end < accounts.full[i].begin && most) most--;
+        if (scenario->no_pages && most == 0) model_fail("a put was told that there is no room, and nothing was in the queue");
         if (most < scenario->max_items) model_fail("a put was told that the queue is full, with at most %lu items in it", most);
     }
 }
@@ -667,6 +693,15 @@ static void check_words(void)
             if (kind == RBI_KIND_CLAIMED || kind == RBI_KIND_SKIPPED || kind == RBI_KIND_TAKEN)
                 model_fail("slot %lu of lane %u still has an owner: %lx", i, lane, word);
         }
+    for (uint32_t lane = 0; lane < RBI_LANES; lane++)
+        for (uint64_t i = segment->header.lanes[lane].reserved_cells; i < UINT64_C(1) << scenario->cells_log2; i++)
+            if (segment->slots[lane][i].word || segment->slots[lane][i].size) model_fail("slot %lu of lane %u was written and has no page", i, lane);
+    if (scenario->no_pages && segment->header.lanes[0].reserved_cells != scenario->reserved) model_fail("there are pages from nowhere");
+    const uint64_t window = segment->header.turn.window;
+    bool in_call = false; /* one that nobody serves any more goes on waiting, and its turn with it */
+    for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++)
+        in_call |= !is_dead(p) && accounts.processes[p].call && handle_of(p)->registry.self == rbi_window_owner(window);
+    if (window && !in_call) model_fail("the turn at the arena is not over: %lx", window);
     ringbuf_findings findings;
     if (ringbuf_check(&handles[MAIN], &findings) != RINGBUF_OK) model_fail("check did not answer");
     uint64_t expected = filler.blocks ? 1 : 0; /* the run that keeps the arena small */
@@ -708,6 +743,8 @@ static void check_room(void)
     while (fits < 40 && ringbuf_put(&handles[MAIN], buffer, sizeof buffer, 0) == RINGBUF_OK) fits++;
     bool somebody_holds = false;
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) somebody_holds |= !is_dead(p) && accounts.processes[p].hand_count;
+    /* Where no pages are to be had, as many as lie between the front and the last page, or to either side of where tail stands. */
+    if (scenario->no_pages && fits && fits < scenario->reserved) expected = fits;
     if (fits != expected && !somebody_holds) model_fail("the ring takes %lu messages and should take %lu", fits, expected);
     size_t size;
     for (uint64_t i = 0; i < fits; i++)
@@ -721,6 +758,7 @@ static void check(void)
     for (int i = 0; i < 3; i++)
         if (ringbuf_recover(&handles[MAIN], &recovered) != RINGBUF_OK) model_fail("at the end, recover found the queue corrupt");
     if (recovered) model_fail("recovery does not come to an end");
+    if (somebody_is_to_be_recovered()) model_fail("one that died still has its entry");
     for (int p = 0; p < MODEL_PROCESSES && scenario->scripts[p]; p++) {
         if (is_dead(p) || !accounts.processes[p].items_fd || accounts.processes[p].closed) continue;
         ringbuf_stats stats;
@@ -780,14 +818,14 @@ static void make_handle(int process)
 {
     ringbuf *rb = &handles[process];
     memset(rb, 0, sizeof *rb);
-    rb->fd = PLATFORM_MODEL_FD + process;
+    rb->file.fd = PLATFORM_MODEL_FD + process;
     rb->idle_s = RBI_IDLE_S;
     rb->next_trim_ns = UINT64_MAX;
-    rb->next_recovery_ns = 1001000000;
-    for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].fd = -1;
+    for (int level = 0; level < RBI_LEVELS; level++) rb->levels[level].file.fd = -1;
     rb->header = &segment->header;
     rb->base = segment;
     rb->path = (char *)(uintptr_t)"/model/queue";
+    if (rbi_ready_prepare(rb) != RINGBUF_OK) abort();
     rb->stamp.cells_log2 = scenario->cells_log2;
     rb->stamp.cell_log2 = CELL_LOG2;
     rb->stamp.block_log2 = BLOCK_LOG2;
@@ -797,6 +835,10 @@ static void make_handle(int process)
     rb->mirror_bytes = UINT64_C(1) << (scenario->cells_log2 + CELL_LOG2);
     rbi_ring_init(&rb->ring, &segment->header.order, scenario->cells_log2, CELL_LOG2, scenario->max_items);
     rb->ring.patience = PATIENCE;
+    if (scenario->reserved) {
+        rb->ring.least_lap = scenario->no_pages ? UINT64_MAX : 1; /* or as many cells as there never are */
+        rb->ring.age_shift = 63;
+    }
     for (uint32_t lane = 0; lane < RBI_LANES; lane++)
         rbi_ring_add_lane(&rb->ring, &segment->header.lanes[lane], segment->slots[lane], data[lane]);
     rb->ring.looks_aside = scenario->arena;
@@ -804,12 +846,15 @@ static void make_handle(int process)
     rbi_arena_init(&rb->arena, &segment->header.arena, segment->table, segment->runs, arena_memory, rb->stamp.blocks, BLOCK_LOG2);
     rb->guarded = rbi_guard_add(rb->base, 0, 0, 0, &rb->calls, RBI_HANDLE_LOST);
     rb->registry = (struct rbi_registry){
-        .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->fd, .max_participants = HANDLES};
+        .header = rb->header, .entries = segment->entries, .ring = &rb->ring, .arena = &rb->arena, .fd = rb->file.fd, .max_participants = HANDLES};
+    /* Somebody looked after the dead when the clock began, and who waits sleeps first. */
+    rb->next_poll_ns = START_NS + 1000000;
+    rb->registry.vigil = (struct rbi_vigil){.seen_ns = START_NS, .last_ns = START_NS, .own_ns = START_NS, .wakes_ns = START_NS + 100000000};
 }
 
 static void join(int process)
 {
-    if (rbi_lock_try(handles[process].fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED) != RINGBUF_OK) abort();
+    if (rbi_lock_try(handles[process].file.fd, RBI_LOCK_PRESENCE, RBI_LOCK_SHARED) != RINGBUF_OK) abort();
     if (rbi_registry_join(&handles[process].registry, "model") != RINGBUF_OK) abort();
 }
 
@@ -821,7 +866,8 @@ static void restore(void)
     platform_model_restore();
     memset(&accounts, 0, sizeof accounts);
     for (uint32_t i = 0; i < scenario->prefill; i++)
-        accounts.items[MAIN * PER_PROCESS + (int)i] = (struct item){.state = PUT, .put_begin = 0, .put_end = 0, .size = SMALL_BYTES};
+        accounts.items[MAIN * PER_PROCESS + (int)i] = (struct item){
+            .state = PUT, .put_begin = 0, .put_end = 0, .size = SMALL_BYTES, .in_other_hands = scenario->after_a_death && i == 0};
 }
 
 static uint64_t hash(void) { return platform_model_hash(); }
@@ -865,6 +911,7 @@ static void name_word(char *text, size_t bytes, const void *word)
     else if (IN(header.space)) snprintf(text, bytes, "space");
     else if (IN(header.tasks)) snprintf(text, bytes, "tasks");
     else if (IN(header.room)) snprintf(text, bytes, "room");
+    else if (IN(header.turn)) snprintf(text, bytes, "turn + %lu", offset - offsetof(struct segment, header.turn));
     else if (IN(header.shutdown)) snprintf(text, bytes, "shutdown");
     else if (IN(header.listeners)) snprintf(text, bytes, "listeners[%lu]", NUMBER(header.listeners, uint32_t));
     else if (offset < sizeof *segment) snprintf(text, bytes, "header + %lu", offset);
@@ -903,7 +950,12 @@ const struct model_program *world_arrange(const struct scenario *wanted)
     uint64_t first = rbi_ring_first_position(&rb->ring);
     if (copy.wrap) first = (UINT64_C(1) << (63 - copy.cells_log2)) - (UINT64_C(1) << copy.cells_log2);
     rbi_ring_start_at(&rb->ring, first);
-    for (uint32_t lane = 0; lane < RBI_LANES; lane++) segment->header.lanes[lane].reserved_cells = UINT64_C(1) << copy.cells_log2;
+    for (uint32_t lane = 0; lane < RBI_LANES; lane++)
+        segment->header.lanes[lane].reserved_cells = !copy.reserved ? UINT64_C(1) << copy.cells_log2
+                                                   : lane && copy.no_pages ? 0 : copy.reserved;
+    platform_model_no_pages = false;
+    segment->header.watch.looked_ns = START_NS;
+    segment->header.watch.participants = (uint64_t)processes + 1;
     join(MAIN);
     for (int p = 0; p < processes; p++)
         if (copy.scripts[p][0] != 'J' && !copy.thread_of[p]) join(p);
@@ -917,12 +969,21 @@ const struct model_program *world_arrange(const struct scenario *wanted)
         fill(buffer, MAIN * PER_PROCESS + (int)i, SMALL_BYTES);
         if (ringbuf_put(rb, buffer, SMALL_BYTES, 0) != RINGBUF_OK) abort();
     }
+    if (copy.after_a_death) {
+        ringbuf_message message = {0};
+        make_handle(processes);
+        join(processes);
+        dead_number = handles[processes].registry.self;
+        if (ringbuf_take(&handles[processes], &message, NULL, 0, 0) != RINGBUF_OK) abort();
+        platform_model_died(processes);
+    }
     if (copy.arena && copy.free_blocks < BLOCKS) {
         /* The rest belongs to the main handle, so that the arena is small, and full soon. */
         struct rbi_reserve_call call = {.size = (uint64_t)(BLOCKS - copy.free_blocks) << BLOCK_LOG2};
         if (rbi_attempt_reserve(rb, &call) != RINGBUF_OK) abort();
         filler = call.run;
     }
+    platform_model_no_pages = copy.no_pages;
     memcpy(kept_handles, handles, sizeof kept_handles);
     for (uint32_t i = 0; i < UINT32_C(1) << copy.cells_log2; i++) memcpy(kept_payloads[i], segment->slots[0][i].payload, RBI_INLINE_BYTES);
     platform_model_keep();

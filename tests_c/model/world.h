@@ -15,7 +15,7 @@
  *    c       clean up after the dead               z  close the handle     J  join: become a participant (which all others are already)
  *    f       ask for the descriptor of items       e  sleep until it is up, then get without waiting (and again if there is nothing)
  *    F       put a message of a slot, waiting by the descriptor of room
- *    q       ask for the size                                                                                                     */
+ *    q       ask for the size                      h  ask whether there is room for a message of a slot                              */
 struct scenario {
     const char *name;
     const char *scripts[MODEL_PROCESSES];
@@ -23,7 +23,10 @@ struct scenario {
     bool arena;                         /* one of 64 blocks, of which `free_blocks` are free */
     uint32_t free_blocks;
     uint32_t prefill;                   /* messages of a slot in it at the start (by nobody) */
+    bool after_a_death;                 /* the oldest of them is in the hands of a participant that died before the start */
     uint32_t turned;                    /* messages that went through it before, so that positions do not begin at 0 */
+    uint32_t reserved;                  /* so many cells have pages, 0: all, and laps are cut short there */
+    bool no_pages;                      /* and there are no more to be had; laps are cut short only for that */
     bool wrap;                          /* positions begin just before the end of their numbers */
     bool may_sleep;                     /* more is asked for than there is */
     int8_t thread_of[MODEL_PROCESSES];  /* if not 0: uses the handle of process thread_of - 1, of the same process */

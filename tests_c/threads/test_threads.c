@@ -81,6 +81,8 @@ static void look_at(struct view *view)
         rbi_ring_add_lane(&view->ring, &cursors[lane], &slots[lane << CELLS_LOG2], data + (lane << (CELLS_LOG2 + CELL_LOG2 + 1)));
     view->ring.looks_aside = true;
     view->ring.patience = 2; /* so that slow ones are skipped often */
+    view->ring.least_lap = 8;
+    view->ring.age_shift = 63;
     rbi_arena_init(&view->arena, &arena_words, table, entries, blocks, BLOCKS, BLOCK_LOG2);
 }
 
@@ -152,7 +154,7 @@ static bool allocate(struct worker *me, struct rbi_run *run, uint64_t size)
     for (;;) {
         uint64_t parts;
         bool gave_back;
-        switch (rbi_arena_allocate(&me->view->arena, run, me->owner, size, &parts, &gave_back)) {
+        switch (rbi_arena_allocate(&me->view->arena, run, me->owner, size, 0, &parts, &gave_back)) {
         case RBI_ARENA_PARTS: rbi_arena_raise_parts(&me->view->arena, parts); continue;
         case RBI_ARENA_OK:
             if (!run->backed) rbi_arena_set_backed(&me->view->arena, run, me->owner);
@@ -165,18 +167,25 @@ static bool allocate(struct worker *me, struct rbi_run *run, uint64_t size)
 
 static void free_run(struct worker *me, const struct rbi_run *run) { rbi_arena_free(&me->view->arena, run, me->owner, NOW); }
 
+static void reserve(struct worker *me, const struct rbi_record *record)
+{
+    if (rbi_ring_raise_reserved(&me->view->ring, record->lane, record->cells) != RBI_RING_OK) is_wrong(me, "raise");
+}
+
 static bool claim(struct worker *me, struct rbi_record *record, uint64_t size)
 {
     struct rbi_ring *ring = &me->view->ring;
+    enum rbi_ring_outcome outcome;
     for (;;) {
         switch (rbi_ring_claim(ring, record, me->owner, size)) {
         case RBI_RING_OK: return true;
         case RBI_RING_UNRESERVED:
-            if (rbi_ring_raise_reserved(ring, record->lane, record->cells) != RBI_RING_OK) is_wrong(me, "raise");
+            if (!chance(me, 3) || !rbi_ring_make_do(ring, size)) reserve(me, record);
             continue;
         case RBI_RING_FULL:
             if (!rbi_ring_stuck_at(ring, size) || !chance(me, 20)) return false;
-            me->lanes_changed += rbi_ring_bypass(ring);
+            while ((outcome = rbi_ring_bypass(ring, size, record)) == RBI_RING_UNRESERVED) reserve(me, record);
+            me->lanes_changed += outcome == RBI_RING_OK;
             return false;
         default: is_wrong(me, "claim"); return false;
         }
@@ -361,7 +370,7 @@ static void look_around(struct worker *me)
     struct rbi_arena_findings found;
     struct rbi_arena_census census;
     struct rbi_run run;
-    uint64_t count, from = 0;
+    uint64_t count, from = me->view->arena.blocks;
     bool gave_back;
     rbi_ring_used_bytes(&me->view->ring);
     if (rbi_ring_count(&me->view->ring, &count) != RBI_RING_OK) is_wrong(me, "count");

@@ -11,7 +11,8 @@
  *      anything else is a point in time, ringbuf_now_ns() + how long.  A deadline bounds the whole call.  One below 0 is for event
  *      loops: the call looks for so many nanoseconds, a millisecond at most, and does not sleep.
  *   4. On any error the queue is unchanged and outputs other than those named are unspecified.
- *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.
+ *   5. A blocking call that a signal interrupts returns RINGBUF_E_INTR; call again with the same deadline.  So does any call that finds
+ *      that this process has closed the queue's descriptor and was taken for dead: the next one attaches anew.
  *
  * Who may call what together (X: the caller must see to it that these do not overlap, on the same handle)
  *
@@ -24,9 +25,21 @@
  *     (same reservation)
  *   close                          .                  .                 .                 .       X
  *   free                           X                  X                 X                 X       X
- *   Except that ringbuf_release, ringbuf_abort and ringbuf_unpin may come at any time, also after close and free.
+ *   Except that ringbuf_release, ringbuf_abort and ringbuf_unpin may come at any time, also after close and, for what is not ended yet,
+ *   after free.
  *
  *   Handles of different threads or processes on one queue never need anything from one another.
+ *
+ * Signal handlers: these are async-signal-safe, also on the handle whose call was interrupted, with a deadline of 0 or below (the
+ * interrupted call cannot go on meanwhile) and as long as the handle is open; a handler saves errno, as ever.
+ *   put, put_parts, reserve, commit, abort                size, has_room, get_stats, get_info, get_peers, dead_letter_status
+ *   get, take, lease, take_many (on a queue without       task_done, join, shutdown, recover, pass_on, deletion_is_news
+ *     max_attempts; with it they may open another queue)  options_init, now_ns, name, path
+ *   copy, ack, nack, keep, release, ack_all, return_all   status_text, version, layout_version
+ *   pin, unpin
+ * These are not: create, open, attach, close, free, leave_all, unlink, unlink_name, collect, guard_truncation (files, locks, malloc);
+ *   put_all, put_all_parts (malloc); items_fd, changes_fd, check (they wait for other threads); and release, abort and unpin after
+ *   close, where the last of them frees the handle.
  *
  * fork(): a handle works in the child, too.  The child becomes a participant of its own at its first call; what the parent has
  * taken stays the parent's.  Children made by vfork() or a bare clone() must not call the library before exec.
@@ -84,7 +97,9 @@ enum ringbuf_code {
     RINGBUF_E_NO_DIRECTORY = 19, /* the directory for queues does not exist or cannot hold them */
     RINGBUF_E_TOO_MANY = 20, /* ringbuf_task_done called more often than there were messages */
     RINGBUF_E_SYSTEM = 21,   /* the operating system refused in a way that has no code of its own */
-    RINGBUF_E_ARENA_FULL = 22 /* until the deadline the arena had no run of blocks that was long enough */
+    RINGBUF_E_ARENA_FULL = 22, /* until the deadline the arena had no run of blocks that was long enough */
+    RINGBUF_E_NO_DESCRIPTOR = 23, /* this process has closed the queue's descriptor, and the file cannot be opened again */
+    RINGBUF_E_DEAD_LETTER = 24 /* the next message has had its attempts, and the dead-letter queue cannot take it; it stays */
 };
 
 /** What ringbuf_create does about a queue that is there already. */
@@ -99,14 +114,16 @@ enum ringbuf_flag {
     RINGBUF_AUTO_CLEANUP = 1, /* removed when the last one leaves, even with messages in it */
     RINGBUF_PERSISTENT = 2,   /* never removed, except by ringbuf_unlink */
     RINGBUF_UNNAMED = 4,      /* set by the library for queues made without a name; implies AUTO_CLEANUP */
-    RINGBUF_KEEP_WARM = 8     /* the arena's memory is not given back to the system while the queue is idle */
+    RINGBUF_KEEP_WARM = 8     /* the arena's memory is not given back to the system while the queue is idle, only when there is no other */
 };
 
 /** What a process wishes for its mapping of a queue; not kept with the queue. */
 enum ringbuf_memory {
-    RINGBUF_PREFAULT = 1,     /* give the whole queue its memory now, and map it: no page fault later, no E_NO_SPACE later */
+    RINGBUF_PREFAULT = 1,     /* give the queue its memory now (not to the spare lanes), and map it: no page fault and no E_NO_SPACE later;
+                                 E_NO_SPACE now if there is not so much.  A queue created so has RINGBUF_KEEP_WARM */
     RINGBUF_HUGE_PAGES = 2,   /* ask for huge pages, where the file system has them (tmpfs mounted with huge=advise) */
-    RINGBUF_LOCK_MEMORY = 4,  /* lock what is mapped into memory (mlock2, as it is touched); E_NO_MEMORY above RLIMIT_MEMLOCK */
+    RINGBUF_LOCK_MEMORY = 4,  /* lock what is mapped into memory (mlock2, as it is touched); E_NO_MEMORY above RLIMIT_MEMLOCK, which
+                                 counts all of the mapping.  Not in forked children */
     RINGBUF_DUMP = 8          /* let core dumps contain the mapping; by default they leave it out */
 };
 
@@ -125,7 +142,7 @@ typedef struct ringbuf_options {
     const char *label;         /* shown to others as this participant's name; NULL: the process's command name */
     const char *tag;           /* up to 31 bytes kept with the queue for its users, e.g. the name of a serializer */
     const char *note;          /* up to 511 bytes more of the same */
-    const char *dead_letter;   /* up to 319 bytes: the name of the queue for messages that were handed out max_attempts times */
+    const char *dead_letter;   /* up to 319 bytes: the name of the queue for messages that were handed out max_attempts times; another one */
     uint32_t max_attempts;     /* 1 to 65534, with dead_letter; 0: a message is handed out any number of times */
     uint32_t memory;           /* enum ringbuf_memory, for this process */
 } ringbuf_options;
@@ -182,6 +199,7 @@ typedef struct ringbuf_stats {
     uint64_t held;             /* runs of messages that were delivered and are still being looked at */
     uint64_t leased;           /* runs of messages that are neither acknowledged nor given back */
     uint64_t unlinked;         /* enum ringbuf_unlinked */
+    uint64_t dead_letters;     /* messages that were moved to the dead-letter queue */
 } ringbuf_stats;
 
 /** What lies where a queue's file would be. */
@@ -239,16 +257,18 @@ typedef struct ringbuf_peer {
     char label[32];
 } ringbuf_peer;
 
-/** A message that was taken and is neither acknowledged nor given back.
- *  `buffer` and `capacity` are the caller's wish; the other fields are the library's. */
+/** A message that was taken and is neither acknowledged nor given back: what it is, and the token that ends it.
+ *
+ *  A token belongs to one taking by one handle in one process.  A call that is given another one (of an earlier taking of the same
+ *  message, of another handle or process, one that was ended before, or anything else) answers RINGBUF_E_INVALID and changes nothing. */
 typedef struct ringbuf_message {
-    void *buffer;              /* in: where to copy messages of up to `capacity` bytes; NULL: never copy */
-    size_t capacity;           /* in */
-    const void *data;          /* out: the message: `buffer`, or where it lies in shared memory */
-    size_t size;               /* out: its size in bytes */
-    uint32_t attempts;         /* out: how often it has been taken, this time included; stays at 65535 */
-    uint32_t in_arena;         /* out: 1 if it lies in the arena, and takes no room in the ring */
-    uint64_t position;         /* out: the library's; leave it alone, like the next two */
+    const void *data;          /* the message: in the caller's buffer, or where it lies in shared memory */
+    size_t size;               /* its size in bytes */
+    uint32_t attempts;         /* how often it has been taken, this time included; stays at 65535 */
+    uint32_t in_arena;         /* 1 if it lies in the arena, and takes no room in the ring */
+    uint32_t copied;           /* 1 if `data` is in the caller's buffer */
+    uint32_t turn;             /* the library's; leave it alone, like all that follow */
+    uint64_t position;
     uint64_t ticket;
     uint64_t generation;
 } ringbuf_message;
@@ -287,6 +307,8 @@ RINGBUF_API void ringbuf_options_init(ringbuf_options *options);
  *  create at once one does and the others attach to it.
  *  Any number of processes and threads may call it at once.  Does not wait, but for one thing: if the last user of a queue
  *  of this name is removing it at this moment, it waits up to five seconds for that.
+ *  Making an unnamed queue removes unnamed and auto-cleanup queues from the directory that nobody is attached to, and without room
+ *  all that ringbuf_collect removes.  A relative directory counts from the working directory at this call.
  *  Returns  RINGBUF_OK            the queue is there and this process attached
  *           RINGBUF_E_EXISTS      mode RINGBUF_CREATE and a queue is there
  *           RINGBUF_E_BUSY        mode RINGBUF_FRESH and somebody uses it; or somebody is removing it and does not finish
@@ -328,8 +350,7 @@ RINGBUF_API void ringbuf_leave_all(void);
  *  only this process sees.  The call under way and every later one on the handle answer RINGBUF_E_CORRUPT, and
  *  ringbuf_info.truncated is 1; who only reads what he has kept or reserved reads zeros.  What the file had is lost, also what
  *  the call under way has taken.  ringbuf_close, ringbuf_free, ringbuf_unlink, ringbuf_name, ringbuf_path and ringbuf_get_info
- *  work as ever.  ringbuf_release and ringbuf_abort end what they are given and answer RINGBUF_E_CORRUPT; each thing may be
- *  given to them once only.
+ *  work as ever.  ringbuf_release and ringbuf_abort end what they are given and answer RINGBUF_E_CORRUPT.
  *
  *  Holds for every handle of this process, also those that are open already and those of forked children.  Every other SIGBUS
  *  goes to the handler that was there before, or ends the process as ever.  A handler that is installed later stands before
@@ -348,7 +369,8 @@ RINGBUF_API ringbuf_status ringbuf_unlink(ringbuf *rb);
  *  Removes also what is no valid queue.  Returns as ringbuf_unlink, and RINGBUF_E_NOT_FOUND. */
 RINGBUF_API ringbuf_status ringbuf_unlink_name(const char *name, const ringbuf_options *options);
 
-/** Remove every queue in the directory that provably nobody is attached to and that is empty, unnamed or auto-cleanup.
+/** Remove every queue in the directory that provably nobody is attached to and that is empty, unnamed or auto-cleanup; of other layouts
+ *  those that are unnamed or auto-cleanup.
  *  *removed counts them.  `options` (may be NULL): directory.  Does not block.  Never touches a queue in use. */
 RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_options *options);
 
@@ -382,7 +404,8 @@ RINGBUF_API ringbuf_status ringbuf_observe_fd(ringbuf_observation *observation, 
  *           RINGBUF_E_TIMEOUT   the ring was full until the deadline
  *           RINGBUF_E_ARENA_FULL the arena was
  *           RINGBUF_E_TOO_LARGE larger than ringbuf_info.max_message_bytes; at once
- *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _NO_SPACE, _CORRUPT, _CROWDED, _INVALID
+ *           RINGBUF_E_NO_SPACE  there was no memory for pages until the deadline; at once if nothing in the queue can free any
+ *           RINGBUF_E_SHUTDOWN, _CLOSED, _INTR, _CORRUPT, _CROWDED, _INVALID, _NO_DESCRIPTOR (so every call on a handle)
  *  On any error nothing was put. */
 RINGBUF_API ringbuf_status ringbuf_put(ringbuf *rb, const void *data, size_t size, int64_t deadline_ns);
 
@@ -413,8 +436,7 @@ RINGBUF_API ringbuf_status ringbuf_reserve(ringbuf *rb, ringbuf_reservation *res
  *  through another handle, or in another process. */
 RINGBUF_API ringbuf_status ringbuf_commit(ringbuf *rb, const ringbuf_reservation *reservation, size_t size, int64_t deadline_ns);
 
-/** Give the reservation up.  Never blocks.  Also after ringbuf_close and ringbuf_free, but then only once.  In a forked child it only
- *  says that the child does not use the memory any more.  Returns RINGBUF_OK, or RINGBUF_E_INVALID if it is over already. */
+/** Give the reservation up.  Never blocks.  When it may be called and what it returns: as ringbuf_release. */
 RINGBUF_API ringbuf_status ringbuf_abort(ringbuf *rb, const ringbuf_reservation *reservation);
 
 /** Copy the oldest message into `buffer` and remove it, waiting until `deadline_ns` for one.
@@ -425,24 +447,31 @@ RINGBUF_API ringbuf_status ringbuf_abort(ringbuf *rb, const ringbuf_reservation 
  *           RINGBUF_E_SMALL    *size holds the size needed; the message stays queued
  *           RINGBUF_E_TIMEOUT  empty until the deadline
  *           RINGBUF_E_SHUTDOWN shut down and empty (or shut down at once)
- *           RINGBUF_E_CLOSED, _INTR, _CORRUPT, _CROWDED */
+ *           RINGBUF_E_DEAD_LETTER nothing is there but messages that have had their attempts and cannot be moved; at once
+ *           RINGBUF_E_CLOSED, _INTR, _CORRUPT, _CROWDED
+ *
+ *  Where the queue has max_attempts, this call and its like (ringbuf_take, _lease, _take_many) move a message that was taken so often
+ *  already to the queue of the name dead_letter in the same directory, and go on with the next: it is put there without waiting for
+ *  room, and counts here as got and done.  That queue is made when it is first needed, with the tag, permissions and sizes of this one;
+ *  one that is there must have the same tag, or none.  If this process dies between the two, the message is in both queues.  If it cannot
+ *  be put there, it stays here, whatever is behind it is served first, and ringbuf_dead_letter_status says why. */
 RINGBUF_API ringbuf_status ringbuf_get(ringbuf *rb, size_t *size, void *buffer, size_t capacity, int64_t deadline_ns);
 
 /** Take the oldest message without removing it yet: nobody else sees it, and if this process dies it goes to another consumer.
  *
- *  A message of up to message->capacity bytes is copied to message->buffer; a larger one is read where it lies, at message->data,
- *  until it is ended or the handle closed.  End it with ringbuf_ack (done), ringbuf_nack (back to the queue) or ringbuf_keep, from
- *  any thread of this process.
+ *  A message of up to `capacity` bytes is copied to `buffer` (NULL: none is); a larger one is read where it lies, at message->data,
+ *  until it is ended or the handle closed.  What *message held before does not count.  End it with ringbuf_ack (done), ringbuf_nack (back
+ *  to the queue) or ringbuf_keep, from any thread of this process.
  *  A small message keeps its room in the ring until then, so be quick: this is for decoding a message.  For working on it there
  *  is ringbuf_lease.
  *  Blocks and returns as ringbuf_get, except that RINGBUF_E_SMALL does not occur. */
-RINGBUF_API ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+RINGBUF_API ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, void *buffer, size_t capacity, int64_t deadline_ns);
 
 /** Take up to `most` of the oldest messages, in order: wait until `deadline_ns` for the first, then take what is there.  Of more than
  *  one message no more than `most_bytes` in all (SIZE_MAX: any number).
  *
- *  As many as fit are copied into `buffer`, one behind another; they have their `buffer` there, and the others NULL.  What the caller
- *  has put into `messages` does not count.  End them with ringbuf_ack_all or ringbuf_return_all, or one by one, as after ringbuf_take.
+ *  As many as fit are copied into `buffer`, one behind another; their `copied` is 1.  What `messages` held before does not count.  End
+ *  them with ringbuf_ack_all or ringbuf_return_all, or one by one, as after ringbuf_take.
  *  Blocks and returns as ringbuf_take; with RINGBUF_OK, *count is at least 1. */
 RINGBUF_API ringbuf_status ringbuf_take_many(ringbuf *rb, ringbuf_message *messages, size_t *count, size_t most, size_t most_bytes,
                                              void *buffer, size_t capacity, int64_t deadline_ns);
@@ -457,26 +486,31 @@ RINGBUF_API ringbuf_status ringbuf_return_all(ringbuf *rb, const ringbuf_message
 
 /** As ringbuf_take, for as long as the caller likes: a small message moves from the ring into the arena, so that the lease costs the
  *  others nothing but its room there.  Only if the arena is full, or there is none, it stays in the ring (message->in_arena is 0). */
-RINGBUF_API ringbuf_status ringbuf_lease(ringbuf *rb, ringbuf_message *message, int64_t deadline_ns);
+RINGBUF_API ringbuf_status ringbuf_lease(ringbuf *rb, ringbuf_message *message, void *buffer, size_t capacity, int64_t deadline_ns);
 
-/** Copy `size` bytes of a taken message from `offset` on to `buffer`.  For messages that were not copied to message->buffer, where
+/** Copy `size` bytes of a taken message from `offset` on to `buffer`.  For messages that were not copied when they were taken, where
  *  another thread may close the handle: then message->data is no longer to be read.
  *  Never blocks.  Returns as ringbuf_ack, and RINGBUF_E_INVALID if there are no such bytes in it. */
 RINGBUF_API ringbuf_status ringbuf_copy(ringbuf *rb, const ringbuf_message *message, void *buffer, size_t offset, size_t size);
 
 /** The taken message is done and removed, as by ringbuf_ack, but its bytes stay where they are, at message->data, and are the
  *  caller's to read and write until ringbuf_release, also after ringbuf_close.  If this process dies, they are released.
- *  Only for messages with in_arena 1.  Never blocks.  Returns as ringbuf_ack. */
+ *  Only for messages with in_arena 1.  Never blocks.  Returns as ringbuf_ack, and RINGBUF_E_NO_MEMORY: then it is still taken. */
 RINGBUF_API ringbuf_status ringbuf_keep(ringbuf *rb, const ringbuf_message *message);
 
-/** Give the bytes of a kept message back.  Never blocks.  Also after ringbuf_close and ringbuf_free, but after ringbuf_free only once.
- *  In a forked child it only says that the child does not use the memory any more.
- *  Returns RINGBUF_OK, or RINGBUF_E_INVALID if that was done already. */
+/** Give the bytes of a kept message back.  Never blocks.  Also after ringbuf_close, and after ringbuf_free as long as something is kept,
+ *  reserved or pinned: with the last of these the handle is gone.  In a forked child it only says that the child does not use the memory
+ *  any more, once for what its parent had kept.
+ *  Returns RINGBUF_OK; RINGBUF_E_INVALID if this handle keeps no such message; RINGBUF_E_CORRUPT if the file was truncated or something
+ *  has written over the queue's memory: then it is over as well. */
 RINGBUF_API ringbuf_status ringbuf_release(ringbuf *rb, const ringbuf_message *message);
 
 /** Keep the queue's memory mapped until ringbuf_unpin, also after ringbuf_close.  Returns RINGBUF_OK or RINGBUF_E_CLOSED. */
 RINGBUF_API ringbuf_status ringbuf_pin(ringbuf *rb);
-RINGBUF_API void ringbuf_unpin(ringbuf *rb);
+
+/** End one ringbuf_pin.  Also after ringbuf_close and ringbuf_free, as ringbuf_release.  Returns RINGBUF_OK, or RINGBUF_E_INVALID if no
+ *  ringbuf_pin is left to be ended: what was kept or reserved stays mapped in any case. */
+RINGBUF_API ringbuf_status ringbuf_unpin(ringbuf *rb);
 
 /** The taken message is done: remove it.  Never blocks.
  *  Returns RINGBUF_OK; RINGBUF_E_INVALID if it was not taken through this handle or is done already; RINGBUF_E_CLOSED. */
@@ -512,7 +546,7 @@ enum ringbuf_change {
  *  may have theirs; all show the same.  Costs the others nothing until somebody asks; then one more system call each time that
  *  the queue becomes empty, or is so no more.
  *  Readable does not promise a message, for somebody else may take it first: use calls that do not wait.
- *  Somebody must look after the dead: every call that waits does; who only sleeps on descriptors calls ringbuf_recover() now and then.
+ *  Somebody must look after the dead: every call that waits does; who only sleeps on descriptors calls ringbuf_watch() now and then.
  *  Returns RINGBUF_OK, and *fd is it, the same at each call; RINGBUF_E_NO_FILES, _NO_SPACE, _NO_MEMORY, _ACCESS, _CORRUPT (something
  *  else has its name), _BUSY (another process has been stopped while it made or removed the same), _CLOSED, _CROWDED, _SYSTEM. */
 RINGBUF_API ringbuf_status ringbuf_items_fd(ringbuf *rb, int *fd);
@@ -526,6 +560,10 @@ RINGBUF_API ringbuf_status ringbuf_changes_fd(ringbuf *rb, uint32_t change, int 
 
 /** Make the descriptors of ringbuf_changes_fd() readable: for the others, after having used less than all of the room. */
 RINGBUF_API ringbuf_status ringbuf_pass_on(ringbuf *rb);
+
+/** Why a call on this handle could last not move a message to the dead-letter queue: a status of ringbuf_create or ringbuf_put,
+ *  RINGBUF_E_INVALID: that queue has another tag; RINGBUF_OK if that never happened.  Never blocks.  Also on a closed handle. */
+RINGBUF_API ringbuf_status ringbuf_dead_letter_status(ringbuf *rb);
 
 /** How many messages are waiting.  Exact when nobody is in a call, and the same for every process.  Never blocks. */
 RINGBUF_API ringbuf_status ringbuf_size(ringbuf *rb, uint64_t *items);
@@ -551,8 +589,16 @@ RINGBUF_API const char *ringbuf_path(const ringbuf *rb);
 /** Walk the arena and account for every block and run.  Never blocks.  What others are doing meanwhile can look like a finding. */
 RINGBUF_API ringbuf_status ringbuf_check(ringbuf *rb, ringbuf_findings *findings);
 
-/** Clean up after participants that died, now.  *recovered counts them.  Calls that would otherwise wait do this by themselves. */
+/** Clean up after participants that died, now.  *recovered counts them.  Calls that would otherwise wait do this by themselves.
+ *  Asks the kernel about every participant: for what is called again and again there is ringbuf_watch(). */
 RINGBUF_API ringbuf_status ringbuf_recover(ringbuf *rb, uint64_t *recovered);
+
+/** What a call that waits does now and then while it waits, for those who wait by descriptors: clean up after participants that died,
+ *  unless somebody else has looked lately, and see to it that the descriptors tell the truth.  *next_ns (as ringbuf_now_ns) is when to
+ *  call it again, from 50 ms to 4 s from now; before then it does nothing, and costs nothing.  One look serves all who wait for
+ *  a queue, in all processes, so *next_ns is the further away the more others there are.  Never blocks.
+ *  Returns RINGBUF_OK, RINGBUF_E_CLOSED, RINGBUF_E_CORRUPT. */
+RINGBUF_API ringbuf_status ringbuf_watch(ringbuf *rb, int64_t *next_ns);
 
 /** For who warns his user: 1 once for each handle, if its queue's file was found to be RINGBUF_DELETED, else 0.
  *  Looks only at what calls on this handle have found: those that found nothing to do look every now and then, as for the dead, and
@@ -564,6 +610,16 @@ RINGBUF_API int64_t ringbuf_now_ns(void);
 
 /** A sentence for a status, in English, static. */
 RINGBUF_API const char *ringbuf_status_text(ringbuf_status status);
+
+/** What the operating system refused: the system call, e.g. "fallocate", and its errno.  They belong to the last call of this thread that
+ *  returned RINGBUF_E_ACCESS, _NO_SPACE, _NO_MEMORY, _NO_FILES, _NO_DIRECTORY, _NO_DESCRIPTOR or _SYSTEM; NULL and 0 if that was the
+ *  library's own decision, as for a file of another user.  The string is static.  Never block; async-signal-safe. */
+RINGBUF_API const char *ringbuf_error_call(void);
+RINGBUF_API int ringbuf_error_number(void);
+
+/** The layout version found in the file, of the last call of this thread that returned RINGBUF_E_VERSION; 0 if none did.  A file of
+ *  another byte order: its layout version plus 2^31.  Never blocks; async-signal-safe. */
+RINGBUF_API uint32_t ringbuf_error_layout(void);
 
 /** The library's version, "MAJOR.MINOR.PATCH", static. */
 RINGBUF_API const char *ringbuf_version(void);

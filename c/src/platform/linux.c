@@ -7,7 +7,6 @@
 
 #include "../layout.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -15,12 +14,15 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -28,8 +30,18 @@
 
 _Static_assert(sizeof(off_t) == 8, "locks lie at large offsets");
 
+static const uint64_t RAMFS = 0x858458f6; /* as RAMFS_MAGIC in linux/magic.h */
+
+/* Where the C library would else allocate it at its first use, which must not happen in a signal handler or after fork(). */
+#ifdef __GLIBC__
+__attribute__((tls_model("initial-exec")))
+#endif
+static _Thread_local struct rbi_refusal last_refusal;
+
+struct rbi_refusal *rbi_last_refusal(void) { return &last_refusal; }
+
 /* The one place where errno becomes a status. */
-static ringbuf_status from_errno(int error)
+static ringbuf_status status_of(int error)
 {
     switch (error) {
     case ENOSPC:
@@ -51,22 +63,101 @@ static ringbuf_status from_errno(int error)
     }
 }
 
-static ringbuf_status outcome(int result) { return result < 0 ? from_errno(errno) : RINGBUF_OK; }
+static void note(const char *call, int error) { last_refusal = (struct rbi_refusal){.call = call, .number = error}; }
 
-/* ---- files ---- */
-
-ringbuf_status rbi_file_make_unnamed(rbi_fd *fd, const char *directory, uint32_t permissions)
+/** What `call` was refused with. */
+static ringbuf_status refused(const char *call, int error)
 {
-    *fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    /* EISDIR, EOPNOTSUPP: a file system that has no nameless files. */
-    if (*fd < 0) return errno == ENOENT || errno == EISDIR || errno == EOPNOTSUPP ? RINGBUF_E_NO_DIRECTORY : from_errno(errno);
-    /* Not through open's mode, which the umask would cut. */
-    if (fchmod(*fd, (mode_t)permissions) < 0) {
-        ringbuf_status status = from_errno(errno);
-        rbi_file_close(*fd);
-        return status;
+    ringbuf_status status = status_of(error);
+    /* The others are answers that the library acts upon. */
+    if (status != RINGBUF_E_EXISTS && status != RINGBUF_E_NOT_FOUND && status != RINGBUF_E_CORRUPT && status != RINGBUF_E_INTR) note(call, error);
+    return status;
+}
+
+static ringbuf_status outcome(const char *call, int result) { return result < 0 ? refused(call, errno) : RINGBUF_OK; }
+
+/* ---- opening ---- */
+
+enum { STANDARD = 3 }; /* descriptors below are the program's, whether it has them open or not */
+
+/** open(), but never one of the standard descriptors.  Where some of those are closed, a descriptor that nothing can be written to takes
+ *  their place meanwhile: what another thread then writes to its stderr must not end in our file, not even for a moment. */
+static int open_above(const char *path, int flags, mode_t mode)
+{
+    int low[STANDARD], lows = 0, fd;
+    while (lows < STANDARD && (fd = open("/", O_PATH | O_CLOEXEC)) >= 0) {
+        if (fd >= STANDARD) {
+            close(fd);
+            break;
+        }
+        low[lows++] = fd;
     }
-    return RINGBUF_OK;
+    fd = open(path, flags | O_CLOEXEC, mode);
+    int error = errno;
+    if (fd >= 0 && fd < STANDARD) { /* one was closed since */
+        int above = fcntl(fd, F_DUPFD_CLOEXEC, STANDARD);
+        error = errno;
+        close(fd);
+        fd = above;
+    }
+    while (lows) close(low[--lows]);
+    errno = error;
+    return fd;
+}
+
+static ringbuf_status open_status(rbi_fd *fd, int result)
+{
+    *fd = result;
+    return outcome("open", result);
+}
+
+static ringbuf_status with_mode(rbi_fd *fd, uint32_t permissions)
+{
+    /* Not through open's mode, which the umask would cut. */
+    if (fchmod(*fd, (mode_t)permissions) == 0) return RINGBUF_OK;
+    ringbuf_status status = refused("fchmod", errno);
+    close(*fd);
+    *fd = -1;
+    return status;
+}
+
+ringbuf_status rbi_open_unnamed(rbi_fd *fd, const char *directory, uint32_t permissions)
+{
+    *fd = open_above(directory, O_TMPFILE | O_RDWR, 0600);
+    if (*fd >= 0) return with_mode(fd, permissions);
+    ringbuf_status status = refused("open(O_TMPFILE)", errno);
+    /* EISDIR, EOPNOTSUPP, EINVAL: a file system, or a system, that has no nameless files. */
+    if (errno != ENOENT && errno != EISDIR && errno != EOPNOTSUPP && errno != EINVAL) return status;
+    note("open(O_TMPFILE)", errno);
+    return RINGBUF_E_NO_DIRECTORY;
+}
+
+ringbuf_status rbi_open_new(rbi_fd *fd, const char *path, uint32_t permissions)
+{
+    ringbuf_status status = open_status(fd, open_above(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+    return status == RINGBUF_OK ? with_mode(fd, permissions) : status;
+}
+
+ringbuf_status rbi_open_file(rbi_fd *fd, const char *path)
+{
+    /* O_NONBLOCK: a FIFO of that name must not hang us. */
+    return open_status(fd, open_above(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0));
+}
+
+ringbuf_status rbi_open_to_read(rbi_fd *fd, const char *path)
+{
+    struct stat st;
+    *fd = -1;
+    /* First without opening: to open a FIFO is an event for those at its other end, and a device may do anything. */
+    if (lstat(path, &st) < 0) return refused("lstat", errno);
+    if (!S_ISREG(st.st_mode)) return RINGBUF_E_CORRUPT;
+    /* O_NONBLOCK: also if it has become a FIFO by now, or if its owner holds a lease on it. */
+    *fd = open_above(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+    if (*fd < 0) return errno == EAGAIN ? RINGBUF_E_ACCESS : refused("open", errno);
+    if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode)) return RINGBUF_OK;
+    close(*fd);
+    *fd = -1;
+    return RINGBUF_E_CORRUPT;
 }
 
 /* The name under which the kernel shows an open file.  Longest: "/proc/self/fd/2147483647". */
@@ -85,47 +176,70 @@ static void fd_path(char path[32], rbi_fd fd)
     *end = '\0';
 }
 
-ringbuf_status rbi_file_link(rbi_fd fd, const char *path)
+ringbuf_status rbi_open_again(rbi_fd *again, rbi_fd fd)
 {
-    char from[32];
-    fd_path(from, fd);
-    return outcome(linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW));
+    char path[32];
+    fd_path(path, fd);
+    return open_status(again, open_above(path, O_RDWR, 0));
 }
 
-ringbuf_status rbi_file_open(rbi_fd *fd, const char *path)
+ringbuf_status rbi_open_mapped(rbi_fd *fd, const void *base, uint64_t bytes)
 {
-    /* O_NONBLOCK: a FIFO of that name must not hang us. */
-    *fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    return outcome(*fd);
+    char path[64];
+    uintptr_t first = (uintptr_t)base;
+    snprintf(path, sizeof path, "/proc/self/map_files/%llx-%llx", (unsigned long long)first, (unsigned long long)(first + bytes));
+    return open_status(fd, open_above(path, O_RDWR, 0));
 }
 
-ringbuf_status rbi_file_open_to_read(rbi_fd *fd, const char *path)
+ringbuf_status rbi_open_flag(rbi_fd *fd, const char *path)
 {
+    /* For reading and writing, so that it never hangs up, and opening does not wait for another side. */
+    ringbuf_status status = open_status(fd, open_above(path, O_RDWR | O_NONBLOCK | O_NOFOLLOW, 0));
+    if (status != RINGBUF_OK) return status;
     struct stat st;
-    *fd = -1;
-    /* First without opening: to open a FIFO is an event for those at its other end, and a device may do anything. */
-    if (lstat(path, &st) < 0) return from_errno(errno);
-    if (!S_ISREG(st.st_mode)) return RINGBUF_E_CORRUPT;
-    /* O_NONBLOCK: also if it has become a FIFO by now, or if its owner holds a lease on it. */
-    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    if (*fd < 0) return errno == EAGAIN ? RINGBUF_E_ACCESS : from_errno(errno);
-    if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode)) return RINGBUF_OK;
-    rbi_file_close(*fd);
+    if (fstat(*fd, &st) == 0 && S_ISFIFO(st.st_mode)) return RINGBUF_OK;
+    close(*fd);
     *fd = -1;
     return RINGBUF_E_CORRUPT;
 }
 
-ringbuf_status rbi_file_reopen(rbi_fd *again, rbi_fd fd)
+ringbuf_status rbi_open_flag_in_place(rbi_fd fd)
 {
     char path[32];
     fd_path(path, fd);
-    *again = open(path, O_RDWR | O_CLOEXEC);
-    return outcome(*again);
+    int again = open_above(path, O_RDWR | O_NONBLOCK, 0);
+    if (again < 0) return refused("open", errno);
+    ringbuf_status status = rbi_flag_lock_try(again, RBI_LOCK_SHARED);
+    if (status == RINGBUF_OK) status = outcome("dup3", dup3(again, fd, O_CLOEXEC));
+    close(again);
+    return status;
 }
 
-void rbi_file_close(rbi_fd fd)
+ringbuf_status rbi_open_directory(rbi_fd *fd, const char *directory)
+{
+    ringbuf_status status = open_status(fd, open_above(directory, O_RDONLY | O_DIRECTORY, 0));
+    return status == RINGBUF_E_NOT_FOUND ? RINGBUF_E_NO_DIRECTORY : status;
+}
+
+ringbuf_status rbi_open_process_name(rbi_fd *fd) { return open_status(fd, open_above("/proc/self/comm", O_RDONLY, 0)); }
+
+void rbi_close(rbi_fd fd)
 {
     if (fd >= 0) close(fd);
+}
+
+/* ---- files ---- */
+
+ringbuf_status rbi_file_link(rbi_fd fd, const char *from, const char *path)
+{
+    char unnamed[32];
+    fd_path(unnamed, fd);
+    if (from) return outcome("linkat", linkat(AT_FDCWD, from, AT_FDCWD, path, 0));
+    if (linkat(AT_FDCWD, unnamed, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) return RINGBUF_OK;
+    const int error = errno;
+    /* No /proc?  Root, and newer kernels for others, do without. */
+    if (error == ENOENT && linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH) == 0) return RINGBUF_OK;
+    return error == ENOENT && errno == EEXIST ? RINGBUF_E_EXISTS : refused("linkat", error);
 }
 
 static uint32_t type_of(const struct stat *st)
@@ -158,7 +272,7 @@ static struct rbi_file_facts facts_of(const struct stat *st)
 ringbuf_status rbi_file_facts(rbi_fd fd, struct rbi_file_facts *facts)
 {
     struct stat st;
-    if (fstat(fd, &st) < 0) return from_errno(errno);
+    if (fstat(fd, &st) < 0) return refused("fstat", errno);
     *facts = facts_of(&st);
     return RINGBUF_OK;
 }
@@ -166,17 +280,17 @@ ringbuf_status rbi_file_facts(rbi_fd fd, struct rbi_file_facts *facts)
 ringbuf_status rbi_path_facts(const char *path, struct rbi_file_facts *facts)
 {
     struct stat st;
-    if (lstat(path, &st) < 0) return from_errno(errno);
+    if (lstat(path, &st) < 0) return refused("lstat", errno);
     *facts = facts_of(&st);
     return RINGBUF_OK;
 }
 
-ringbuf_status rbi_path_unlink(const char *path) { return outcome(unlink(path)); }
+ringbuf_status rbi_path_unlink(const char *path) { return outcome("unlink", unlink(path)); }
 
 ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count)
 {
     ssize_t got = pread(fd, bytes, count, 0);
-    if (got < 0) return from_errno(errno);
+    if (got < 0) return refused("pread", errno);
     return (size_t)got == count ? RINGBUF_OK : RINGBUF_E_CORRUPT;
 }
 
@@ -187,11 +301,17 @@ ringbuf_status rbi_file_read_at(rbi_fd fd, size_t *got, void *bytes, size_t coun
     while (*got < count) { /* a signal, or a read of more than 2 GiB, ends one early */
         read = pread(fd, (uint8_t *)bytes + *got, count - *got, (off_t)(offset + *got));
         if (read < 0 && errno == EINTR) continue;
-        if (read < 0) return from_errno(errno);
+        if (read < 0) return refused("pread", errno);
         if (read == 0) break;
         *got += (size_t)read;
     }
     return RINGBUF_OK;
+}
+
+size_t rbi_text_read(rbi_fd fd, char *text, size_t most)
+{
+    ssize_t got = read(fd, text, most);
+    return got > 0 ? (size_t)got : 0;
 }
 
 /** Beyond this limit the kernel does not only refuse, but sends SIGXFSZ, which ends a program that does not expect it. */
@@ -201,19 +321,35 @@ static bool may_reach(uint64_t bytes)
     return getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY || bytes <= limit.rlim_cur;
 }
 
+static ringbuf_status too_long(const char *call)
+{
+    note(call, EFBIG);
+    return RINGBUF_E_NO_SPACE;
+}
+
 ringbuf_status rbi_file_write(rbi_fd fd, uint64_t offset, const void *bytes, size_t count)
 {
-    if (!may_reach(offset + count)) return RINGBUF_E_NO_SPACE;
+    if (!may_reach(offset + count)) return too_long("pwrite");
     ssize_t written;
     do written = pwrite(fd, bytes, count, (off_t)offset);
     while (written < 0 && errno == EINTR);
-    if (written < 0) return from_errno(errno);
+    if (written < 0) return refused("pwrite", errno);
     return (size_t)written == count ? RINGBUF_OK : RINGBUF_E_NO_SPACE;
 }
 
 ringbuf_status rbi_file_set_size(rbi_fd fd, uint64_t bytes)
 {
-    return may_reach(bytes) ? outcome(ftruncate(fd, (off_t)bytes)) : RINGBUF_E_NO_SPACE;
+    return may_reach(bytes) ? outcome("ftruncate", ftruncate(fd, (off_t)bytes)) : too_long("ftruncate");
+}
+
+/** A file system that cannot reserve pages, and always has more: nothing is promised by reserving there, and nothing is needed. */
+static bool on_ramfs(rbi_fd fd)
+{
+    const int error = errno;
+    struct statfs facts;
+    bool is = fstatfs(fd, &facts) == 0 && (uint32_t)facts.f_type == RAMFS;
+    errno = error;
+    return is;
 }
 
 ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
@@ -222,50 +358,62 @@ ringbuf_status rbi_file_reserve(rbi_fd fd, uint64_t offset, uint64_t bytes)
     /* The size stays as it is: a file that somebody has truncated is not to look whole again. */
     do result = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
     while (result < 0 && errno == EINTR); /* a signal must not make a put fail that has all it needs */
-    return outcome(result);
+    if (result < 0 && errno == EOPNOTSUPP && on_ramfs(fd)) return RINGBUF_OK;
+    return outcome("fallocate", result);
 }
 
 ringbuf_status rbi_file_punch(rbi_fd fd, uint64_t offset, uint64_t bytes)
 {
-    return outcome(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes));
+    return outcome("fallocate(FALLOC_FL_PUNCH_HOLE)", fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes));
 }
 
 /* ---- locks ---- */
 
-static int set_lock(rbi_fd fd, uint32_t which, short type)
+static struct flock locked_bytes(uint32_t which, off_t bytes, short type)
 {
-    struct flock lock = {
-        .l_type = type,
-        .l_whence = SEEK_SET,
-        .l_start = (off_t)(RBI_LOCK_BASE + which),
-        .l_len = 1,
-    };
-    return fcntl(fd, F_OFD_SETLK, &lock);
+    return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)(RBI_LOCK_BASE + which), .l_len = bytes};
 }
 
-ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
+static int set_lock(rbi_fd fd, int command, uint32_t which, off_t bytes, short type)
 {
-    if (set_lock(fd, which, kind == RBI_LOCK_SHARED ? F_RDLCK : F_WRLCK) == 0) return RINGBUF_OK;
-    return errno == EAGAIN || errno == EACCES ? RINGBUF_E_BUSY : from_errno(errno);
+    struct flock lock = locked_bytes(which, bytes, type);
+    return fcntl(fd, command, &lock);
 }
 
-void rbi_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, which, F_UNLCK); }
+static ringbuf_status try_lock(rbi_fd fd, int command, const char *call, uint32_t which, enum rbi_lock_kind kind)
+{
+    if (set_lock(fd, command, which, 1, kind == RBI_LOCK_SHARED ? F_RDLCK : F_WRLCK) == 0) return RINGBUF_OK;
+    return errno == EAGAIN || errno == EACCES ? RINGBUF_E_BUSY : refused(call, errno);
+}
+
+ringbuf_status rbi_file_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
+{
+    return try_lock(fd, F_OFD_SETLK, "fcntl(F_OFD_SETLK)", which, kind);
+}
+
+void rbi_file_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, F_OFD_SETLK, which, 1, F_UNLCK); }
+
+void rbi_file_lock_drop_all(rbi_fd fd) { set_lock(fd, F_OFD_SETLK, 0, 0, F_UNLCK); }
+
+ringbuf_status rbi_process_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)
+{
+    return try_lock(fd, F_SETLK, "fcntl(F_SETLK)", which, kind);
+}
+
+void rbi_process_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, F_SETLK, which, 1, F_UNLCK); }
 
 uint32_t rbi_lock_look(rbi_fd fd, uint32_t which)
 {
-    struct flock lock = {
-        .l_type = F_WRLCK, /* which any lock of others would keep us from */
-        .l_whence = SEEK_SET,
-        .l_start = (off_t)(RBI_LOCK_BASE + which),
-        .l_len = 1,
-    };
+    /* Walks the file's locks as setting one does, but allocates nothing for one that it will not set.  l_pid must be 0.  Any lock of others
+     * would keep us from writing. */
+    struct flock lock = locked_bytes(which, 1, F_WRLCK);
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK) return RINGBUF_NOBODY;
     return lock.l_type == F_RDLCK ? RINGBUF_SOMEBODY : RINGBUF_ALONE;
 }
 
 /* ---- flags ---- */
 
-ringbuf_status rbi_flag_make(const char *path) { return outcome(mkfifo(path, 0600)); }
+ringbuf_status rbi_flag_make(const char *path) { return outcome("mkfifo", mkfifo(path, 0600)); }
 
 void rbi_flag_share(rbi_fd flag, rbi_fd file)
 {
@@ -279,18 +427,6 @@ void rbi_flag_share(rbi_fd flag, rbi_fd file)
     /* Root gives it to the file's user, who may not open root's; others cannot, and need not. */
     int given = is.st_uid == wanted.st_uid ? 0 : fchown(flag, wanted.st_uid, (gid_t)-1);
     (void)given;
-}
-
-ringbuf_status rbi_flag_open(rbi_fd *fd, const char *path)
-{
-    /* For reading and writing, so that it never hangs up, and opening does not wait for another side. */
-    *fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
-    if (*fd < 0) return from_errno(errno);
-    struct stat st;
-    if (fstat(*fd, &st) == 0 && S_ISFIFO(st.st_mode)) return RINGBUF_OK;
-    rbi_file_close(*fd);
-    *fd = -1;
-    return RINGBUF_E_CORRUPT;
 }
 
 void rbi_flag_raise(rbi_fd fd)
@@ -311,26 +447,23 @@ void rbi_flag_lower(rbi_fd fd)
 ringbuf_status rbi_flag_lock_try(rbi_fd fd, enum rbi_lock_kind kind)
 {
     if (flock(fd, (kind == RBI_LOCK_SHARED ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) return RINGBUF_OK;
-    return errno == EWOULDBLOCK ? RINGBUF_E_BUSY : from_errno(errno);
-}
-
-ringbuf_status rbi_flag_reopen(rbi_fd fd)
-{
-    char path[32];
-    fd_path(path, fd);
-    int again = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    if (again < 0) return from_errno(errno);
-    ringbuf_status status = rbi_flag_lock_try(again, RBI_LOCK_SHARED);
-    if (status == RINGBUF_OK) status = outcome(dup3(again, fd, O_CLOEXEC));
-    rbi_file_close(again);
-    return status;
+    return errno == EWOULDBLOCK ? RINGBUF_E_BUSY : refused("flock", errno);
 }
 
 /* ---- memory ---- */
 
+/** Without access at first: after mlockall(MCL_FUTURE) the kernel would else touch every page of the file here, and so give memory to all of
+ *  it, of which most may never be used. */
 static bool map_at(uint8_t *address, rbi_fd fd, uint64_t offset, uint64_t bytes)
 {
-    return mmap(address, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
+    return mmap(address, (size_t)bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
+}
+
+/** EAGAIN: more than this process may lock into memory (mlockall, RLIMIT_MEMLOCK). */
+static ringbuf_status refused_mapping(const char *call, int error)
+{
+    note(call, error);
+    return error == EAGAIN ? RINGBUF_E_NO_MEMORY : status_of(error);
 }
 
 ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_t mirrors)
@@ -339,12 +472,13 @@ ringbuf_status rbi_map(void **base, rbi_fd fd, uint64_t prefix_bytes, uint64_t m
     size_t total = (size_t)(prefix_bytes + 2 * mirror_bytes * mirrors);
     /* Hold the whole range first, so that nobody else's mapping gets between the parts. */
     uint8_t *range = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (range == MAP_FAILED) return from_errno(errno);
+    if (range == MAP_FAILED) return refused_mapping("mmap", errno);
     bool mapped = map_at(range, fd, 0, prefix_bytes);
     for (uint64_t i = 0; i < 2 * (uint64_t)mirrors; i++)
         mapped = mapped && map_at(range + prefix_bytes + i * mirror_bytes, fd, prefix_bytes + i / 2 * mirror_bytes, mirror_bytes);
-    if (!mapped) {
-        ringbuf_status status = from_errno(errno);
+    const char *call = mapped ? "mprotect" : "mmap";
+    if (!mapped || mprotect(range, total, PROT_READ | PROT_WRITE) < 0) {
+        ringbuf_status status = refused_mapping(call, errno);
         munmap(range, total);
         return status;
     }
@@ -357,7 +491,43 @@ void rbi_unmap(void *base, uint64_t prefix_bytes, uint64_t mirror_bytes, uint32_
     munmap(base, (size_t)(prefix_bytes + 2 * mirror_bytes * mirrors));
 }
 
+void rbi_map_leave_out_of_dumps(void *base, uint64_t bytes) { madvise(base, (size_t)bytes, MADV_DONTDUMP); }
+
+void rbi_map_want_huge_pages(void *base, uint64_t bytes) { madvise(base, (size_t)bytes, MADV_HUGEPAGE); }
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+void rbi_map_touch(void *base, uint64_t bytes)
+{
+    if (madvise(base, (size_t)bytes, MADV_POPULATE_WRITE) == 0 || errno != EINVAL) return;
+    /* Before Linux 5.14.  Reading maps a page of a tmpfs for writing as well. */
+    const volatile uint8_t *byte = base;
+    for (uint64_t offset = 0, page = rbi_page_bytes(); offset < bytes; offset += page) (void)byte[offset];
+}
+
+#ifndef MLOCK_ONFAULT
+#define MLOCK_ONFAULT 1
+#endif
+
+ringbuf_status rbi_map_lock(void *base, uint64_t bytes)
+{
+    if (syscall(SYS_mlock2, base, (size_t)bytes, MLOCK_ONFAULT) == 0) return RINGBUF_OK;
+    const int error = errno;
+    const ringbuf_status status = refused("mlock2", error);
+    return error == ENOMEM || error == EAGAIN || error == EPERM ? RINGBUF_E_NO_MEMORY : status;
+}
+
 uint64_t rbi_page_bytes(void) { return (uint64_t)sysconf(_SC_PAGESIZE); }
+
+void *rbi_memory(uint64_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+void rbi_memory_free(void *memory, uint64_t bytes) { munmap(memory, bytes); }
 
 bool rbi_map_zeros(uint64_t address, uint64_t bytes)
 {
@@ -397,7 +567,7 @@ ringbuf_status rbi_on_missing_page(bool (*mend)(uint64_t address))
 {
     if (mend_page) return RINGBUF_OK;
     /* Asked for before it is replaced: our handler may run as soon as it is there. */
-    if (sigaction(SIGBUS, NULL, &action_before) < 0) return from_errno(errno);
+    if (sigaction(SIGBUS, NULL, &action_before) < 0) return refused("sigaction", errno);
     struct sigaction ours = {
         .sa_sigaction = on_bus_error,
         .sa_mask = action_before.sa_mask,
@@ -407,7 +577,7 @@ ringbuf_status rbi_on_missing_page(bool (*mend)(uint64_t address))
     mend_page = mend;
     if (sigaction(SIGBUS, &ours, NULL) == 0) return RINGBUF_OK;
     mend_page = NULL;
-    return from_errno(errno);
+    return refused("sigaction", errno);
 }
 
 /* ---- sleeping ---- */
@@ -425,7 +595,7 @@ ringbuf_status rbi_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t
                           FUTEX_BITSET_MATCH_ANY);
     if (result == 0 || errno == EAGAIN) return RINGBUF_OK;
     if (errno == ETIMEDOUT) return RINGBUF_E_TIMEOUT;
-    return from_errno(errno);
+    return refused("futex", errno);
 }
 
 int rbi_futex_wake(_Atomic uint32_t *word, int count)
@@ -444,11 +614,38 @@ void rbi_nap(int64_t ns)
 
 /* ---- the rest ---- */
 
+_Static_assert(sizeof(sigset_t) <= sizeof(struct rbi_signals), "a mask has room");
+
+void rbi_signals_hold(struct rbi_signals *before)
+{
+    static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigset_t all, mask;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&all, faults[i]);
+    sigemptyset(&mask);
+    pthread_sigmask(SIG_BLOCK, &all, &mask);
+    memcpy(before->mask, &mask, sizeof mask);
+}
+
+void rbi_signals_let_go(const struct rbi_signals *before)
+{
+    sigset_t mask;
+    memcpy(&mask, before->mask, sizeof mask);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+}
+
 int64_t rbi_monotonic_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t rbi_thread_ns(void)
+{
+    struct timespec used;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) < 0) return 0;
+    return (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
 }
 
 uint64_t rbi_realtime_ns(void)
@@ -473,37 +670,70 @@ uint32_t rbi_processors(void)
 ringbuf_status rbi_random(void *bytes, size_t count)
 {
     /* Up to 256 bytes come whole and are not interrupted. */
-    return getrandom(bytes, count, 0) == (ssize_t)count ? RINGBUF_OK : RINGBUF_E_SYSTEM;
+    if (getrandom(bytes, count, 0) == (ssize_t)count) return RINGBUF_OK;
+    note("getrandom", errno);
+    return RINGBUF_E_SYSTEM;
 }
 
-void rbi_process_name(char *name, size_t capacity)
+void rbi_thread_name(char *name, size_t capacity)
 {
-    ssize_t length = -1;
-    int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        length = read(fd, name, capacity - 1);
-        close(fd);
+    char whole[16] = "";
+    if (prctl(PR_GET_NAME, whole) < 0) whole[0] = '\0';
+    snprintf(name, capacity, "%s", whole);
+}
+
+bool rbi_may_lose_rights(void)
+{
+    uid_t user, effective, saved;
+    gid_t group, effective_group, saved_group;
+    if (getresuid(&user, &effective, &saved) < 0 || getresgid(&group, &effective_group, &saved_group) < 0) return false;
+    return effective == 0 || user != effective || saved != effective || group != effective_group || saved_group != effective_group;
+}
+
+uint64_t rbi_descriptors_most(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 0 : limit.rlim_cur;
+}
+
+char *rbi_absolute(const char *path)
+{
+    if (*path == '/') return strdup(path);
+    char *here = getcwd(NULL, 0), *absolute = NULL;
+    if (!here) {
+        refused("getcwd", errno);
+        return NULL;
     }
-    if (length > 0 && name[length - 1] == '\n') length--;
-    name[length > 0 ? length : 0] = '\0';
+    if (asprintf(&absolute, "%s/%s", strcmp(here, "/") == 0 ? "" : here, path) < 0) absolute = NULL;
+    free(here);
+    return absolute;
 }
 
 ringbuf_status rbi_directory_bytes(const char *directory, uint64_t *total, uint64_t *available)
 {
     struct statvfs facts;
-    if (statvfs(directory, &facts) < 0) return from_errno(errno);
+    if (statvfs(directory, &facts) < 0) return refused("statvfs", errno);
     *total = (uint64_t)facts.f_blocks * facts.f_frsize;
     *available = (uint64_t)facts.f_bavail * facts.f_frsize;
     return RINGBUF_OK;
 }
 
-ringbuf_status rbi_directory_visit(const char *directory, const char *prefix,
-                                   void (*visit)(const char *file_name, void *context), void *context)
+/** What the kernel writes for each entry (getdents64(2)); the C library's readdir would open and allocate by itself. */
+struct entry {
+    uint64_t inode;
+    int64_t offset;
+    uint16_t bytes;
+    uint8_t type;
+    char name[];
+};
+
+ringbuf_status rbi_directory_read(rbi_fd fd, bool *more, void (*visit)(const char *file_name, void *context), void *context)
 {
-    DIR *stream = opendir(directory);
-    if (!stream) return errno == ENOENT ? RINGBUF_E_NO_DIRECTORY : from_errno(errno);
-    for (struct dirent *entry; (entry = readdir(stream)) != NULL;)
-        if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0) visit(entry->d_name, context);
-    closedir(stream);
+    _Alignas(struct entry) char buffer[2048];
+    long got = syscall(SYS_getdents64, fd, buffer, sizeof buffer);
+    *more = got > 0;
+    if (got < 0) return refused("getdents64", errno);
+    for (long at = 0; at < got; at += ((const struct entry *)(const void *)(buffer + at))->bytes)
+        visit(((const struct entry *)(const void *)(buffer + at))->name, context);
     return RINGBUF_OK;
 }
