@@ -64,8 +64,8 @@ block *block_of_reservation(ringbuf *rb, const ringbuf_reservation *reservation)
 /** `object` as a block with this reservation still open.  NULL with an exception. */
 block *block_reserved(PyObject *object);
 
-/** The message is done: kept for those who still look at it, acknowledged if nobody does.  `lying` may be NULL, here and below.  Whatever
- *  the answer, who looks at it from now on looks at a kept message, or is refused. */
+/** The message is done: kept for those who still look at it, acknowledged if nobody does.  `lying` may be NULL, here and below.
+ *  Whatever the answer, who looks at it from now on looks at a kept message, or is refused. */
 ringbuf_status block_finish(ringbuf *rb, const ringbuf_message *message, block *lying);
 
 /** The message goes back to the queue, and who wants to look at it from now on is refused. */

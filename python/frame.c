@@ -225,8 +225,8 @@ static PyObject *load(PyObject *loads, PyObject *pickle, PyObject *buffers)
     return item;
 }
 
-/** The memory may be shared, and written by others at this moment: what was read is what is checked and used, and the compiler must not
- *  read it a second time instead. */
+/** The memory may be shared, and written by others at this moment: what was read is what is checked and used, and the compiler
+ *  must not read it a second time instead. */
 #define READ_ONCE(variable) __asm__ volatile("" : "+r"(variable))
 
 PyObject *frame_load(PyObject *loads, const char *data, Py_ssize_t size, PyObject *whole)

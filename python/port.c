@@ -40,7 +40,8 @@ static PyObject *port_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     if (!made) return NULL;
     made->rb = (ringbuf *)(uintptr_t)address;
     ringbuf_info info;
-    if (ringbuf_get_info(made->rb, &info) != RINGBUF_OK) info = (ringbuf_info){.ring_message_bytes = SIZE_MAX, .max_message_bytes = SIZE_MAX};
+    if (ringbuf_get_info(made->rb, &info) != RINGBUF_OK)
+        info = (ringbuf_info){.ring_message_bytes = SIZE_MAX, .max_message_bytes = SIZE_MAX};
     made->ring_bytes = info.ring_message_bytes;
     made->most_bytes = info.max_message_bytes;
     made->handle = Py_NewRef(handle);
@@ -380,7 +381,8 @@ static PyObject *bytes_of(ringbuf *rb, const ringbuf_message *message, size_t of
     return bytes;
 }
 
-/** Take the next message, waiting for one; what fits is copied to `small`, of SMALL_BYTES.  *raised with an exception, and nothing is taken. */
+/** Take the next message, waiting for one; what fits is copied to `small`, of SMALL_BYTES.  *raised with an exception, and
+ *  nothing is taken. */
 static ringbuf_status take_next(port *self, take_function *take, ringbuf_message *message, char *small, int64_t deadline_ns, int *raised)
 {
     int64_t until_ns = 0, slice_ns = 0;

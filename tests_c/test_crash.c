@@ -1413,7 +1413,8 @@ static void check_attempts_of_the_batch(void)
  *  released when its taker died is one of the ring. */
 static void check_order_of_a_batch(const struct scenario *scenario, enum how how)
 {
-    static const enum rbi_point before_the_release[] = {RBI_POINT_taken, RBI_POINT_head_moved, RBI_POINT_run_leased, RBI_POINT_attempt_counted};
+    static const enum rbi_point before_the_release[] = {RBI_POINT_record_owned, RBI_POINT_taken, RBI_POINT_head_moved, RBI_POINT_run_leased,
+                                                        RBI_POINT_attempt_counted};
     bool one_is_of_the_ring = false;
     for (size_t i = 0; how == KILL && i < sizeof before_the_release / sizeof *before_the_release; i++)
         one_is_of_the_ring |= shared->point == before_the_release[i];

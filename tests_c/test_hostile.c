@@ -1,8 +1,9 @@
-/* test_hostile.c — a program that may write to the file writes over a word between two readings of it: docs/correctness.md has the list.
+/* test_hostile.c — a program that may write to the file writes over a word between two readings of it: docs/correctness.md has
+ * the list.
  *
- * The hook of the test build writes at one point of a call, as another process could.  Whatever it writes, a call puts no more into the
- * caller's buffer than that holds, hands out nothing that lies outside of the message's own memory, and frees no blocks but those of its
- * run. */
+ * The hook of the test build writes at one point of a call, as another process could.  Whatever it writes, a call puts no more
+ * into the caller's buffer than that holds, hands out nothing that lies outside of the message's own memory, and frees no blocks
+ * but those of its run. */
 #include "support.h"
 
 #include "calls.h"

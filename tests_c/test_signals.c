@@ -1,9 +1,9 @@
 /* test_signals.c — what the header says is async-signal-safe is called from signal handlers in the middle of every call.
  *
- * The storm: a timer interrupts the program at any instruction, and its handler makes one of the calls that are safe, on the same handle,
- * with descriptors asked for, while the program itself makes every call there is, and a second process listens and stops listening.  No
- * call hangs (the watchdog of the suite would see it), each answers what it may, and no message and no count is lost.  Then the same at
- * certain test points, where the interrupted call holds something.  */
+ * The storm: a timer interrupts the program at any instruction, and its handler makes one of the calls that are safe, on the same
+ * handle, with descriptors asked for, while the program itself makes every call there is, and a second process listens and stops
+ * listening.  No call hangs (the watchdog of the suite would see it), each answers what it may, and no message and no count is
+ * lost.  Then the same at certain test points, where the interrupted call holds something.  */
 #include "support.h"
 
 #include "points.h"
@@ -363,7 +363,8 @@ static void test_a_handler_at_any_step_of_telling_makes_its_calls_and_the_descri
             TEST_ASSERT_TRUE(!happened || items > 0);
             while (ringbuf_get(queue, &size, programs_buffer, LARGE, 0) == RINGBUF_OK) {}
             TEST_ASSERT_FALSE(is_up(items_fd));
-            /* A put raises the level and a get of the last message lowers it; a listener is counted when the descriptor is asked for. */
+            /* A put raises the level and a get of the last message lowers it; a listener is counted when the descriptor is asked
+             * for. */
             bool lowers = points[i] == RBI_POINT_listeners_set || points[i] == RBI_POINT_flag_lowered;
             if (points[i] == RBI_POINT_listener_counted || lowers == (get == 1)) TEST_ASSERT_EQUAL_UINT(1, happened);
             tearDown();

@@ -1,7 +1,7 @@
 /* test_tokens.c — a token ends what it stands for, once, and nothing else: every call that takes one, with every kind of bad token.
  *
- * In each case the queue has one message that is taken (in the ring, in the arena, or leased), one that is kept and one reservation, and a
- * pin.  After the call with the bad token all four are as they were. */
+ * In each case the queue has one message that is taken (in the ring, in the arena, or leased), one that is kept and one
+ * reservation, and a pin.  After the call with the bad token all four are as they were. */
 #include "support.h"
 
 #include "calls.h"

@@ -1,16 +1,17 @@
 /* bury.c — floor 4: moving a message that has had its attempts to the dead-letter queue.
  *
- * How often a message is handed out, and where it goes after that, is fixed with the queue (rbi_stamp), so it holds for every consumer.  A
- * consumer that takes a message beyond that (take.c) moves it: it puts the bytes into the queue of that name, in the same directory,
- * without waiting for room there; then it ends the message here, as got and done.  A death in between leaves the message in both.
+ * How often a message is handed out, and where it goes after that, is fixed with the queue (rbi_stamp), so it holds for every
+ * consumer.  A consumer that takes a message beyond that (take.c) moves it: it puts the bytes into the queue of that name, in the
+ * same directory, without waiting for room there; then it ends the message here, as got and done.  A death in between leaves the
+ * message in both.
  *
- * The dead-letter queue is made when it is first needed, as this one was: same tag, permissions and sizes; if it is there, its own hold.
- * It is opened for each message and left again.  A handle that stayed open would keep an empty queue from being removed by its last user,
- * would hold a participant's place in it for each consumer here, and would go on putting into a queue whose name belongs to another
- * one by now.  Messages are seldom buried, and then the open costs less than the attempts did.
+ * The dead-letter queue is made when it is first needed, as this one was: same tag, permissions and sizes; if it is there, its
+ * own hold. It is opened for each message and left again.  A handle that stayed open would keep an empty queue from being removed
+ * by its last user, would hold a participant's place in it for each consumer here, and would go on putting into a queue whose
+ * name belongs to another one by now.  Messages are seldom buried, and then the open costs less than the attempts did.
  *
- * The put there takes nothing, so queues that are each other's dead-letter queues do not chase a message in circles; a queue that is its own
- * is refused when it is created. */
+ * The put there takes nothing, so queues that are each other's dead-letter queues do not chase a message in circles; a queue that
+ * is its own is refused when it is created. */
 #include "calls.h"
 
 #include <stdlib.h>

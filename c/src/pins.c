@@ -1,20 +1,21 @@
 /* pins.c — floor 2: see pins.h.
  *
- * A slot goes free -> being filled -> open -> free, each by one compare-and-swap on its state, which counts up each time it becomes free.
- * Who looks for a token reads the state, compares the fields, and ends the token by a CAS from the state that it has read: if that
- * succeeds, the fields were this token's all the time, for they change only while the state says "being filled".  Of several that end
- * the same token one succeeds.  A slot that was passed over because it was being filled is of a token that its owner has not been given yet.
+ * A slot goes free -> being filled -> open -> free, each by one compare-and-swap on its state, which counts up each time it
+ * becomes free. Who looks for a token reads the state, compares the fields, and ends the token by a CAS from the state that it
+ * has read: if that succeeds, the fields were this token's all the time, for they change only while the state says "being
+ * filled".  Of several that end the same token one succeeds.  A slot that was passed over because it was being filled is of a
+ * token that its owner has not been given yet.
  *
- * No lock, so that a call from a signal handler never meets one that the interrupted program holds, and so that a forked child finds
- * nothing locked.  What another thread was filling when the child was forked stays "being filled" in the child: a slot less.  New slots come
- * in chunks of twice as many each time, from the system and not from malloc (which a signal handler must not call), and stay until
- * the handle is freed.
+ * No lock, so that a call from a signal handler never meets one that the interrupted program holds, and so that a forked child
+ * finds nothing locked.  What another thread was filling when the child was forked stays "being filled" in the child: a slot
+ * less.  New slots come in chunks of twice as many each time, from the system and not from malloc (which a signal handler must
+ * not call), and stay until the handle is freed.
  *
- * The search begins where the token's position would put it, and ends at the first slot that holds it; only one that does not exist is
- * looked for everywhere.
+ * The search begins where the token's position would put it, and ends at the first slot that holds it; only one that does not
+ * exist is looked for everywhere.
  *
- * Orders: these words are private to the process.  A token that one thread hands to another comes with an order of the program's own;
- * acquire and release here order fields and state. */
+ * Orders: these words are private to the process.  A token that one thread hands to another comes with an order of the program's
+ * own; acquire and release here order fields and state. */
 #include "pins.h"
 
 enum { FREE = 0, FILLING = 1, OPEN = 2, STATES = 4 };

@@ -1,8 +1,8 @@
 /* pins.h — floor 2: which messages are kept and which reservations are open through a handle, as this process alone knows it.
  *
- * Each of them keeps the queue's memory mapped, also after the handle was closed and freed.  So what ends one must prove that it is one:
- * shared memory cannot tell (the handle may be closed, the token may be of a parent process, anybody may have written there).
- * pins.c opens with how it works. */
+ * Each of them keeps the queue's memory mapped, also after the handle was closed and freed.  So what ends one must prove that it
+ * is one: shared memory cannot tell (the handle may be closed, the token may be of a parent process, anybody may have written
+ * there). pins.c opens with how it works. */
 #ifndef RBI_PINS_H
 #define RBI_PINS_H
 

@@ -72,7 +72,8 @@ static inline bool has_had_its_attempts(const ringbuf *rb, const struct taken *t
     return rb->stamp.max_attempts && attempts > rb->stamp.max_attempts;
 }
 
-/** Messages that have had their attempts and could not be moved: taken by us until the end of the call, so that it finds what is behind. */
+/** Messages that have had their attempts and could not be moved: taken by us until the end of the call, so that it finds what is
+ *  behind. */
 struct passed {
     struct taken *all;
     size_t count, room;
@@ -104,10 +105,10 @@ static void return_untouched(ringbuf *rb, struct taken *taken)
 
 /** We have taken a message that has had its attempts: move it to the dead-letter queue, and look on.
  *
- *  If that queue cannot take it (it is full, shut down, of another tag, or cannot be made) the message stays here and must not keep others
- *  from being found: we hold it, and all of its kind that come, until the call has found another message or none, then give them back,
- *  and the attempt does not count.  So nothing is lost, nobody waits for it, and each call tries once.  Where there is nothing else,
- *  the answer is RINGBUF_E_DEAD_LETTER. */
+ *  If that queue cannot take it (it is full, shut down, of another tag, or cannot be made) the message stays here and must not
+ *  keep others from being found: we hold it, and all of its kind that come, until the call has found another message or none,
+ *  then give them back, and the attempt does not count.  So nothing is lost, nobody waits for it, and each call tries once.
+ *  Where there is nothing else, the answer is RINGBUF_E_DEAD_LETTER. */
 static __attribute__((noinline)) ringbuf_status look_past_the_dead(ringbuf *rb, struct taken *taken)
 {
     struct passed passed; /* not initialised as a whole: most of it is room */
@@ -298,8 +299,8 @@ ringbuf_status ringbuf_lease(ringbuf *rb, ringbuf_message *message, void *buffer
     return take_for_caller(rb, message, buffer, capacity, deadline_ns, true);
 }
 
-/** What a token stands for, if it is of a taking through this handle that was not ended: in the arena, with a run of this kind.  Every field
- *  of the token must be that of this taking; a token can be anything. */
+/** What a token stands for, if it is of a taking through this handle that was not ended: in the arena, with a run of this kind.
+ *  Every field of the token must be that of this taking; a token can be anything. */
 static bool find_taken(ringbuf *rb, struct taken *taken, const ringbuf_message *message, enum rbi_block_kind kind)
 {
     if (rbi_is_inherited(rb, message->generation)) return false;
@@ -394,7 +395,8 @@ ringbuf_status ringbuf_nack(ringbuf *rb, const ringbuf_message *message)
 
 static inline struct rbi_token token_of(const ringbuf_message *message)
 {
-    return (struct rbi_token){.position = message->position, .ticket = message->ticket, .generation = message->generation, .turn = message->turn};
+    return (struct rbi_token){
+        .position = message->position, .ticket = message->ticket, .generation = message->generation, .turn = message->turn};
 }
 
 ringbuf_status ringbuf_keep(ringbuf *rb, const ringbuf_message *message)

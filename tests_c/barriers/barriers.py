@@ -48,6 +48,13 @@ TOTAL = "load_total cas_total store_total add_total"
 # The first that matches counts.
 WORDS = (
     # relaxed, each with its reason at the place; docs/memory-model.md lists them
+    Word("pins: a slot's fields", r"pins\.c:.*slot->(position|ticket|generation|turn)", "load_relaxed store_relaxed"),
+    Word("pins: a slot's state", r"pins\.c:.*(->|\.)state", "load_relaxed load_acquire store_release cas_acq_rel"),
+    Word("pins: the next chunk", r"pins\.c:.*next", "load_acquire cas_acq_rel"),
+    Word("pins: the plain ones", r"pins\.c:.*->plain", "load_total add_total cas_total"),
+    Word("at the descriptors", r"ready\.c:.*->telling", "load_total store_total cas_total"),
+    Word("whether we listen", r"ready\.c:.*->asked", "load_total store_total"),
+    Word("why a letter stays", r"(take|bury)\.c:.*->letter_trouble", "load_relaxed store_relaxed"),
     Word("arena's guess", r"arena\.c:.*->(short_end|trimmed_ns)", "load_relaxed store_relaxed"),
     Word("until when a turn lasts", r"turn\.c:.*->turn\.until_ns", "load_relaxed store_relaxed"),
     Word("notes of this process", r"turn\.c:.*(->notes\[i\]|:oldest|->some_notes|->consumed_before)", "load_relaxed store_relaxed cas_acq_rel"),
@@ -57,7 +64,7 @@ WORDS = (
     Word("gets, done", r"registry\.c:(owed|forgive|write_entry):.*(gets|done|forgiven|puts)", "load_relaxed store_total"),
     Word("gets, a statistic", r"queue\.c:.*->gets", "load_relaxed"),
     Word("state, a statistic", r"queue\.c:ringbuf_get_stats:.*->state", "load_relaxed"),
-    Word("statistics", r".*->(recoveries|reservations|generation)", "load_relaxed add_relaxed"),
+    Word("statistics", r".*->(recoveries|reservations|generation|dead_letters)", "load_relaxed add_relaxed"),
     Word("guesses of this process", r".*vigil(->|\.)\w+|.*->(next_poll_ns|next_trim_ns|in_vain|stuck_at|stuck_since_ns|served|lag|spin_ns)|.*:&known",
          "load_relaxed store_relaxed"),
     Word("hints about looks", r"registry\.c:.*watch(->|\.)(looked_ns|cost_ns|participants)", "load_relaxed store_relaxed cas_acq_rel"),
@@ -87,10 +94,10 @@ WORDS = (
     Word("event word", r"wait\.[ch]:.*&event->word", "load_total cas_total add_total"),
     Word("listeners", r"ready\.[ch]:.*(->listeners\[.*\]|count_listener:word)", "load_total cas_total"),
     Word("shutdown", r".*->shutdown", "load_total cas_total"),
-    Word("state of an entry", r".*->state", "load_total store_total"),
+    Word("state of an entry", r".*(->|\]\.)state", "load_total store_total"),
     Word("participants_high", r".*->participants_high", "load_total cas_total"),
     Word("gets, forgiven, where summed up", r"registry\.c:rbi_registry_gets_owed:.*\.(gets|forgiven)", "load_acquire"),
-    Word("done", r"(registry\.c:.*\.done|queue\.c:mark_done:mine)", "load_total cas_total"),
+    Word("done", r"(registry\.c:.*\.done|queue\.c:rbi_mark_done:mine)", "load_total cas_total"),
     Word("a mapping under guard", r"guard\.c:.*(entry|guarded)->\w+", TOTAL),
     Word("calls, where lost", r"guard\.c:rbi_guard_lose:word", "load_total cas_total"),
     Word("deletion, removed", r"(queue|segment)\.c:.*->(deletion|removed)", TOTAL),
@@ -124,7 +131,7 @@ ENDS = {
         ("rbi_registry_high load_total participants_high", "ask_all load_total state of an entry",
          "rbi_registry_join load_total state of an entry", "ringbuf_get_peers load_total state of an entry"),
     ),
-    "E6 done": (("mark_done cas_total done",), ("rbi_registry_done load_total done",)),
+    "E6 done": (("rbi_mark_done cas_total done",), ("rbi_registry_done load_total done",)),
     "E7 block": (
         ("free_blocks store_release REST of a run of ours", "free_blocks store_release block, where freed"),
         ("load_word load_total block", "claim load_acquire block, where claimed", "claim cas_acq_rel block, where claimed"),
@@ -164,7 +171,7 @@ ENDS = {
         ("load_word load_total slot word", "rbi_ring_take load_total tail, head, irregular"),
     ),
     "T4 tasks": (
-        ("mark_done cas_total done",),
+        ("rbi_mark_done cas_total done",),
         ("rbi_event_is_heard load_total event word",),
         ("rbi_event_announce cas_total event word", "rbi_event_listen cas_total event word"),
         ("rbi_registry_done load_total done", "load_word load_total slot word"),

@@ -5,9 +5,9 @@
  * later call.  Pokes are words that the library could have written itself, or nearly so, or anything.  And some that are held back are
  * no pokes but calls on another handle of the queue, as if another process had come in between.
  *
- * Built with FUZZ_PEER it is the target `peer`: an input begins with pokes that a thread makes over and over while the calls run, each at
- * a moment that nothing has chosen, as a hostile process would that has the file mapped.  What depends on these moments an input does not
- * repeat for sure; run it several times.
+ * Built with FUZZ_PEER it is the target `peer`: an input begins with pokes that a thread makes over and over while the calls run,
+ * each at a moment that nothing has chosen, as a hostile process would that has the file mapped.  What depends on these moments
+ * an input does not repeat for sure; run it several times.
  *
  * Whatever the memory says: every call returns one of the statuses that ringbuf.h lists for it, none hangs, crashes, or reads or
  * writes outside of the mapping, what it hands out lies within the mapping and can be read to its end, and when all handles are gone

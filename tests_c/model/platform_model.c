@@ -415,8 +415,6 @@ ABSENT(rbi_directory_bytes, const char *directory __attribute__((unused)), uint6
 ABSENT(rbi_file_set_size, rbi_fd fd __attribute__((unused)), uint64_t bytes __attribute__((unused)))
 ABSENT(rbi_map, void **base __attribute__((unused)), rbi_fd fd __attribute__((unused)), uint64_t prefix_bytes __attribute__((unused)),
        uint64_t mirror_bytes __attribute__((unused)), uint32_t mirrors __attribute__((unused)))
-ABSENT(rbi_directory_visit, const char *directory UNUSED, const char *prefix UNUSED, bool patient UNUSED,
-       void (*visit)(const char *, void *) UNUSED, void *context UNUSED)
 
 bool rbi_may_lose_rights(void) { return false; }
 uint64_t rbi_descriptors_most(void) { return 0; }
@@ -435,6 +433,13 @@ void rbi_memory_free(void *memory, uint64_t bytes)
 {
     (void)memory;
     (void)bytes;
+}
+
+/** Nothing lies beside the queue. */
+ringbuf_status rbi_directory_visit(const char *directory, const char *prefix, bool patient, void (*visit)(const char *, void *), void *context)
+{
+    (void)directory, (void)prefix, (void)patient, (void)visit, (void)context;
+    return RINGBUF_OK;
 }
 
 bool rbi_map_zeros(uint64_t address, uint64_t bytes)
