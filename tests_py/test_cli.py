@@ -382,16 +382,20 @@ def test_gc_removes_what_the_dead_left_and_nothing_else(name: str) -> None:
     code = """
 import os, signal, sys
 from sage_queue import SageQueue
-q = SageQueue(); q.put(1); os.kill(os.getpid(), signal.SIGKILL)
+q = SageQueue(); q.put(1); print("ready", flush=True); sys.stdin.read(); os.kill(os.getpid(), signal.SIGKILL)
 """
-    with SageQueue[int](name) as q:
+    with SageQueue[int](name) as q, contextlib.ExitStack() as stack:
         q.put(1)
-        for expected in (2, 0):
-            if expected:
-                for _ in range(2):
-                    subprocess.run([sys.executable, "-c", code])
-                assert sage_queue("gc").stdout.startswith("removed 2 queues from ")
-            assert json.loads(sage_queue("gc", "--json").stdout) == {"removed": 0}
+        # Both live at once: who makes an unnamed queue removes what others have left of that kind.
+        command = [sys.executable, "-c", code]
+        dying = [stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) for _ in range(2)]
+        for process in dying:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        assert json.loads(sage_queue("gc", "--json").stdout) == {"removed": 0}
+        for process in dying:
+            process.communicate()
+        assert sage_queue("gc").stdout.startswith("removed 2 queues from ")
+        assert json.loads(sage_queue("gc", "--json").stdout) == {"removed": 0}
         assert q.get() == 1
 
 

@@ -1,21 +1,22 @@
 /* observe.c — floor 4: looking at a queue's file from outside, for those who list queues and must not disturb them.
  *
- * To attach is to take part: an abandoned queue that is attached to is found empty and removed, a crowded one cannot be attached to, and
- * another user's may not.  So a look from outside attaches to nothing.  It opens the file for reading, through the one door (files.c), asks
- * the kernel who holds which lock (rbi_lock_look(), which takes none), and reads.
+ * To attach is to take part: an abandoned queue that is attached to is found empty and removed, a crowded one cannot be attached
+ * to, and another user's may not.  So a look from outside attaches to nothing.  It opens the file for reading, through the one
+ * door (files.c), asks the kernel who holds which lock (rbi_lock_look(), which takes none), and reads.
  *
- * It reads with pread() into memory of its own, and does not map the file.  Whoever can write to the file can truncate it at any moment; a
- * mapping would raise SIGBUS then, and a read ends early.  And nobody can change the copy while it is looked at: what was checked stays so.
+ * It reads with pread() into memory of its own, and does not map the file.  Whoever can write to the file can truncate it at any
+ * moment; a mapping would raise SIGBUS then, and a read ends early.  And nobody can change the copy while it is looked at: what
+ * was checked stays so.
  *
- * The copy has the file's layout, from the header up to the arena, but of each region only what is in use.  The views of ring.c, arena.c
- * and registry.c are laid over it as over a mapped file, and ringbuf_get_info() and ringbuf_get_stats() answer from there, through a handle
- * that nobody else has.  So there is one way to count, in one place, and it is the one that the fuzzer and the explorer know.  Counting may
- * move cursors on (rbi_ring_used_bytes() reclaims); here it moves those of the copy.
+ * The copy has the file's layout, from the header up to the arena, but of each region only what is in use.  The views of ring.c,
+ * arena.c and registry.c are laid over it as over a mapped file, and ringbuf_get_info() and ringbuf_get_stats() answer from
+ * there, through a handle that nobody else has.  So there is one way to count, in one place, and it is the one that the fuzzer
+ * and the explorer know.  Counting may move cursors on (rbi_ring_used_bytes() reclaims); here it moves those of the copy.
  *
- * Others go on meanwhile, so the order of the reads matters: cursors, then slots, then `reclaim` again.  A record that lies between the
- * second `reclaim` and the first `tail` was claimed before the slots were read and not yet written over afterwards, so its word is one of
- * its lap.  A kind may be older or newer than its neighbour's: the figures are approximate while others move.  If the ring still looks
- * damaged, it is looked at again: damage stays, and what others have moved has moved. */
+ * Others go on meanwhile, so the order of the reads matters: cursors, then slots, then `reclaim` again.  A record that lies
+ * between the second `reclaim` and the first `tail` was claimed before the slots were read and not yet written over afterwards,
+ * so its word is one of its lap.  A kind may be older or newer than its neighbour's: the figures are approximate while others
+ * move.  If the ring still looks damaged, it is looked at again: damage stays, and what others have moved has moved. */
 #include "calls.h"
 
 #include <stdlib.h>
@@ -93,7 +94,8 @@ static ringbuf_status copy_all(ringbuf *rb)
     if (status != RINGBUF_OK) return status;
     if (memcmp(rb->base, &stamp, sizeof stamp) != 0) return RINGBUF_E_CORRUPT; /* a stamp never changes */
     for (uint32_t lane = 0; lane < RBI_LANES && status == RINGBUF_OK; lane++) status = copy_slots(rb, lane);
-    if (status == RINGBUF_OK) status = copy(rb, RBI_HEADER_BYTES, rbi_registry_high(&rb->registry) * sizeof(struct rbi_participant));
+    const uint64_t participants = rbi_registry_high(&rb->registry) * sizeof(struct rbi_participant);
+    if (status == RINGBUF_OK) status = copy(rb, RBI_HEADER_BYTES, participants);
     return status == RINGBUF_OK ? copy_table(rb) : status;
 }
 
@@ -109,9 +111,10 @@ static ringbuf_status read_positions(const ringbuf *rb, struct positions *positi
 {
     size_t got;
     memset(positions, 0, sizeof *positions);
-    ringbuf_status status = rbi_file_read_at(rb->file.fd, &got, &positions->order, sizeof positions->order, offsetof(struct rbi_header, order));
+    const rbi_fd fd = rb->file.fd;
+    ringbuf_status status = rbi_file_read_at(fd, &got, &positions->order, sizeof positions->order, offsetof(struct rbi_header, order));
     if (status != RINGBUF_OK) return status;
-    return rbi_file_read_at(rb->file.fd, &got, positions->lanes, sizeof positions->lanes, offsetof(struct rbi_header, lanes));
+    return rbi_file_read_at(fd, &got, positions->lanes, sizeof positions->lanes, offsetof(struct rbi_header, lanes));
 }
 
 /** Fill *stats from the copy, which is made anew until it can be believed.  CORRUPT: what is there is damaged. */
@@ -156,12 +159,13 @@ static ringbuf_status look_at_participants(ringbuf *rb, ringbuf_observation *obs
     return RINGBUF_OK;
 }
 
-/** What has become of the file's name.  What removes it writes the word before, so the word is read after the file has lost its name: the
- *  copy may have been made before both. */
+/** What has become of the file's name.  What removes it writes the word before, so the word is read after the file has lost its
+ *  name: the copy may have been made before both. */
 static ringbuf_status look_for_the_name(ringbuf *rb, ringbuf_observation *observation, ringbuf_stats *stats)
 {
     ringbuf_status status = RINGBUF_OK;
-    if (rbi_segment_unlinked(rb) != RINGBUF_LINKED) status = copy(rb, offsetof(struct rbi_header, removed), sizeof rb->header->removed);
+    if (rbi_segment_unlinked(rb) != RINGBUF_LINKED)
+        status = copy(rb, offsetof(struct rbi_header, removed), sizeof rb->header->removed);
     stats->unlinked = rbi_segment_unlinked(rb);
     observation->unlinked = (uint32_t)stats->unlinked;
     return status;
@@ -202,7 +206,8 @@ static ringbuf_status look_inside(ringbuf_observation *observation, ringbuf_info
     return status;
 }
 
-static ringbuf_status observe(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const struct rbi_file *file)
+static ringbuf_status observe(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats,
+                              const struct rbi_file *file)
 {
     size_t got;
     struct rbi_stamp stamp = {0};

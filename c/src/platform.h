@@ -32,7 +32,8 @@ ringbuf_status rbi_open_unnamed(rbi_fd *fd, const char *directory, uint32_t perm
 ringbuf_status rbi_open_new(rbi_fd *fd, const char *path, uint32_t permissions);
 /** Open an existing file for reading and writing; a symbolic link is RINGBUF_E_ACCESS.  [fork] */
 ringbuf_status rbi_open_file(rbi_fd *fd, const char *path);
-/** Open an existing plain file for reading only.  Never waits, and opens nothing else: RINGBUF_E_CORRUPT if something else lies there. */
+/** Open an existing plain file for reading only.  Never waits, and opens nothing else: RINGBUF_E_CORRUPT if something else lies
+ *  there. */
 ringbuf_status rbi_open_to_read(rbi_fd *fd, const char *path);
 /** Open the same file again, with locks of its own, also when it has no name any more.  RINGBUF_E_NOT_FOUND without /proc.  [fork] */
 ringbuf_status rbi_open_again(rbi_fd *again, rbi_fd fd);
@@ -81,8 +82,8 @@ void rbi_file_lock_drop_all(rbi_fd fd);
 /** The same for this process: such a lock also goes when this process closes any descriptor of the file.  [fork] */
 ringbuf_status rbi_process_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind);
 void rbi_process_lock_drop(rbi_fd fd, uint32_t which);
-/** Whether another open file, or a process that locks for itself, holds byte `which`, and how: one of enum ringbuf_presence.  Asks and
- *  changes nothing; the file may be open for reading only.  RINGBUF_NOBODY also if the system does not say. */
+/** Whether another open file, or a process that locks for itself, holds byte `which`, and how: one of enum ringbuf_presence.  Asks
+ *  and changes nothing; the file may be open for reading only.  RINGBUF_NOBODY also if the system does not say. */
 uint32_t rbi_lock_look(rbi_fd fd, uint32_t which);
 static inline bool rbi_lock_is_held(rbi_fd fd, uint32_t which) { return rbi_lock_look(fd, which) != RINGBUF_NOBODY; }
 

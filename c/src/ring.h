@@ -168,8 +168,8 @@ enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, 
 /** Messages, waiting or taken, that refer to a run of the arena. */
 enum rbi_ring_outcome rbi_ring_references(struct rbi_ring *ring, uint64_t *records);
 
-/** The slots that hold the lane's records, from reclaim to tail: *count of them from *first on, round the end.  False: the cursors cannot
- *  be right, or have moved between two looks. */
+/** The slots that hold the lane's records, from reclaim to tail: *count of them from *first on, round the end.  False: the cursors
+ *  cannot be right, or have moved between two looks. */
 bool rbi_ring_span(struct rbi_ring *ring, uint32_t lane, uint64_t *first, uint64_t *count);
 
 /** Bytes of capacity in use. */

@@ -222,7 +222,10 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
     return RINGBUF_OK;
 }
 
-ringbuf_status rbi_segment_check_stamp(const struct rbi_stamp *stamp, uint64_t file_bytes) { return check_stamp(stamp, file_bytes); }
+ringbuf_status rbi_segment_check_stamp(const struct rbi_stamp *stamp, uint64_t file_bytes)
+{
+    return check_stamp(stamp, file_bytes);
+}
 
 char *rbi_segment_path(const char *name, const ringbuf_options *options)
 {
@@ -233,7 +236,8 @@ bool rbi_segment_is_file_of(const char *file_name, const char *name)
 {
     char expected[256];
     escape(expected, sizeof expected, name);
-    return strncmp(file_name, FILE_PREFIX, sizeof FILE_PREFIX - 1) == 0 && strcmp(file_name + sizeof FILE_PREFIX - 1, expected) == 0;
+    const size_t prefix = sizeof FILE_PREFIX - 1;
+    return strncmp(file_name, FILE_PREFIX, prefix) == 0 && strcmp(file_name + prefix, expected) == 0;
 }
 
 bool rbi_segment_frozen(struct rbi_frozen *frozen, const struct rbi_stamp *stamp)

@@ -206,7 +206,8 @@ def array_head(shape: tuple[int, ...], dtype: Any, order: str, nbytes: int) -> b
     """What stands before an array's bytes in a message of kind 01: as numpy would have pickled it, without there being one."""
     import numpy
 
-    make, arguments = numpy.empty(0).__reduce_ex__(PROTOCOL)[:2]
+    reduced: Any = numpy.empty(0).__reduce_ex__(PROTOCOL)
+    make, arguments = reduced[:2]
     if not isinstance(arguments[0], _picklebuffer()):  # it falls back to its older way where it has no memory for this one
         raise MemoryError("numpy had no memory to say how an array is pickled")
     outside: Any = _picklebuffer()(bytearray())  # writable, as the array is to be

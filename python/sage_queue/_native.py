@@ -779,7 +779,8 @@ def _no_space(status: int, what: str, directory: str, needed: int, info: Info | 
     return errors.QueueNoSpace(
         errno.ENOSPC,
         f"no room left in {safe(directory)} for {wanted}: {_free_bytes(directory)}; remove what dead processes have left there "
-        f"(`sage-queue gc`), make it larger ({LARGER}), give a smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}{_why()}",
+        f"(`sage-queue gc`), make it larger ({LARGER}), give a smaller capacity or arena, or name a larger directory in "
+        f"SAGE_QUEUE_DIR{_file_limit()}{_why()}",
     )
 
 

@@ -379,8 +379,8 @@ RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_opti
  *  Reads the file and never maps it.  Takes no lock, joins nothing, cleans up after nobody, removes nothing, and works as well when
  *  all participants' places are taken.  Opens plain files only, for reading, and never waits.
  *  `info` and `stats` may be NULL.  *info is what ringbuf_get_info tells if the stamp can be read (else zeros; id is that of the
- *  observation), *stats what ringbuf_get_stats tells if the condition is RINGBUF_SOUND (else zeros).  While others put and take, the
- *  figures are of slightly different moments.  Nothing in the file is believed unchecked.
+ *  observation), *stats what ringbuf_get_stats tells if the condition is RINGBUF_SOUND (else zeros).  While others put and take,
+ *  the figures are of slightly different moments.  Nothing in the file is believed unchecked.
  *  Of `options` (may be NULL) only directory matters.  Any thread may call it.
  *  Returns  RINGBUF_OK           something lies there, and observation->condition says what
  *           RINGBUF_E_NOT_FOUND  nothing does

@@ -404,8 +404,8 @@ void rbi_process_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, F_SETLK, wh
 
 uint32_t rbi_lock_look(rbi_fd fd, uint32_t which)
 {
-    /* Walks the file's locks as setting one does, but allocates nothing for one that it will not set.  l_pid must be 0.  Any lock of others
-     * would keep us from writing. */
+    /* Walks the file's locks as setting one does, but allocates nothing for one that it will not set.  l_pid must be 0.  For
+     * writing: any lock of others would be in the way. */
     struct flock lock = locked_bytes(which, 1, F_WRLCK);
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK) return RINGBUF_NOBODY;
     return lock.l_type == F_RDLCK ? RINGBUF_SOMEBODY : RINGBUF_ALONE;
