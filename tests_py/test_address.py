@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import random
+import re
 from typing import Any
 
 import pytest
 
 from sage_queue import SageQueueRef
-from sage_queue._address import full_name, human_bytes, parse_bytes, parse_maxsize
+from sage_queue._address import full_name, human_bytes, parse_bytes, parse_maxsize, safe, shown
 
 ID = "0123456789abcdef" * 2
 
@@ -160,3 +162,38 @@ def test_an_id_that_cannot_be_is_a_value_error(bad: str) -> None:
 def test_a_field_of_another_type_is_a_type_error(changes: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="is of type"):
         reference(**changes)
+
+
+# ---- what others have named, on a terminal ----
+
+
+def _seen(text: str) -> str:
+    """The name that is shown so: shown() the other way round."""
+
+    def one(match: re.Match[str]) -> str:
+        escape = match[0]
+        if escape in ("\\n", "\\r", "\\t", "\\\\"):
+            return {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}[escape[1]]
+        code = int(escape[2:], 16)
+        return chr(code + 0xDC00) if escape[1] == "x" and code >= 0x80 else chr(code)
+
+    return re.sub(r"\\(?:[nrt\\]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})", one, text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_no_two_names_are_shown_the_same_and_nothing_shown_moves_the_cursor(encoding: str) -> None:
+    generator = random.Random(3)
+    characters = [*map(chr, range(0x180)), *"\u202e\u200b\u2066\ufeff\u2028日本\U000e0001\U0001f600\ue000", *map(chr, range(0xDC80, 0xDD00))]
+    for length in [1] * 2000 + [2, 5, 30] * 1000:
+        name = "".join(generator.choices(characters, k=length))
+        told = shown(name, encoding)
+        assert told.isprintable() and told.strip() == told and told.encode(encoding)
+        assert _seen(told) == name
+        assert all(character.isprintable() or character == "\n" for character in safe(name, encoding))
+
+
+def test_what_can_be_printed_is_shown_as_it_is() -> None:
+    for name in ("jobs", "a b", "käse/日本", "[/x]", "100%", "עברית"):
+        assert shown(name) == safe(name) == name
+    assert safe("two\nlines\x1b[0m\\") == "two\nlines\\x1b[0m\\"
+    assert shown("käse", "ascii") == "k\\u00e4se"

@@ -47,10 +47,11 @@ C_FLOORS = {
     "take.c": 4,
     "bury.c": 4,
     "queue.c": 4,
+    "observe.c": 4,
 }
 #: Includes within a floor; everything else goes down.
 C_SAME_FLOOR = {("registry.c", "wait.h"), ("registry.h", "arena.h"), ("segment.c", "ready.h"), ("ready.h", "segment.h")} | {
-    (file, "calls.h") for file in ("waiting.c", "turn.c", "put.c", "batch.c", "take.c", "bury.c", "queue.c")
+    (file, "calls.h") for file in ("waiting.c", "turn.c", "put.c", "batch.c", "take.c", "bury.c", "queue.c", "observe.c")
 }
 
 PYTHON_FLOORS = {

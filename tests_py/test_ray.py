@@ -22,7 +22,7 @@ import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'sage-queue[test]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[test]'")
 
 from ray.exceptions import ActorDiedError, RayActorError, RaySystemError  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402

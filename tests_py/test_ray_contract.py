@@ -25,7 +25,7 @@ import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported
 
-ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'sage-queue[test]'")
+ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[test]'")
 importlib.import_module("ray.util.queue")
 
 import sage_queue  # noqa: E402

@@ -126,7 +126,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    wanted = f"""serializer='{serializer}' needs the package {package}: pip install "sage-queue[{serializer}]"\n"""
+    wanted = f"serializer='{serializer}' needs the package {package}: pip install {package}\n"
     assert run_python(code).stdout == wanted
 
 

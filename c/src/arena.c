@@ -704,6 +704,8 @@ bool rbi_arena_has_room(struct rbi_arena *arena, uint64_t size, uint64_t spare)
     return find(arena, &search, load_parts(arena)) != arena->blocks;
 }
 
+uint64_t rbi_arena_parts(const struct rbi_arena *arena) { return arena->blocks ? load_parts(arena) : 0; }
+
 void rbi_arena_begin_fitting(struct rbi_arena *arena, struct rbi_fitting *fitting, uint64_t spare)
 {
     *fitting = (struct rbi_fitting){.spare = rbi_window_end(spare) <= arena->blocks ? spare : 0, .high = arena->blocks};

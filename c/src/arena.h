@@ -151,6 +151,9 @@ bool rbi_arena_fits_too(struct rbi_arena *arena, struct rbi_fitting *fitting, ui
 /** Whether some free block has memory behind it. */
 bool rbi_arena_has_spare_pages(struct rbi_arena *arena);
 
+/** Which parts of the table and the entries have pages: a bit for each. */
+uint64_t rbi_arena_parts(const struct rbi_arena *arena);
+
 /** What is in the arena.  Exact when nobody moves. */
 struct rbi_arena_census {
     uint64_t runs[RBI_BLOCK_REST];  /* by enum rbi_block_kind */

@@ -7,6 +7,7 @@
  *   waiting.c  waiting until an attempt succeeds
  *   turn.c     whose turn it is, of those that wait for room in the arena
  *   queue.c    shutdown and tasks, looking in, making and leaving queues
+ *   observe.c  looking at a queue from outside
  *
  * One attempt of a call never waits.  If it finds nothing to do and the deadline allows, rbi_wait_until() tries again. */
 #ifndef RBI_CALLS_H

@@ -242,6 +242,16 @@ ringbuf_status rbi_file_open(struct rbi_file *file, const char *path)
     return status;
 }
 
+ringbuf_status rbi_file_open_to_read(struct rbi_file *file, const char *path)
+{
+    rbi_fd fd;
+    rbi_files_hold();
+    ringbuf_status status = rbi_open_to_read(&fd, path);
+    status = enter(file, status, fd);
+    rbi_files_let_go();
+    return status;
+}
+
 ringbuf_status rbi_file_make_unnamed(struct rbi_file *file, const char *directory, uint32_t permissions)
 {
     rbi_fd fd;

@@ -39,6 +39,7 @@ void rbi_files_at_fork(void (*in_child)(void));
 ringbuf_status rbi_file_open(struct rbi_file *file, const char *path);
 ringbuf_status rbi_file_make_unnamed(struct rbi_file *file, const char *directory, uint32_t permissions);
 ringbuf_status rbi_file_make(struct rbi_file *file, const char *path, uint32_t permissions);
+ringbuf_status rbi_file_open_to_read(struct rbi_file *file, const char *path);
 ringbuf_status rbi_flag_open(struct rbi_file *file, const char *path);
 
 /** Open the file that `other` is open on once more: through /proc, or by `path` if that leads to the same file. */

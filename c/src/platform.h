@@ -15,7 +15,9 @@ typedef int rbi_fd;
 /** What fstat knows that matters here. */
 struct rbi_file_facts {
     uint64_t device, inode, bytes;
+    uint64_t memory_bytes;       /* that the file has pages for */
     uint32_t links, user, mode;
+    uint32_t type;               /* enum ringbuf_file_type */
     bool regular;
 };
 
@@ -30,6 +32,9 @@ ringbuf_status rbi_open_unnamed(rbi_fd *fd, const char *directory, uint32_t perm
 ringbuf_status rbi_open_new(rbi_fd *fd, const char *path, uint32_t permissions);
 /** Open an existing file for reading and writing; a symbolic link is RINGBUF_E_ACCESS.  [fork] */
 ringbuf_status rbi_open_file(rbi_fd *fd, const char *path);
+/** Open an existing plain file for reading only.  Never waits, and opens nothing else: RINGBUF_E_CORRUPT if something else lies
+ *  there. */
+ringbuf_status rbi_open_to_read(rbi_fd *fd, const char *path);
 /** Open the same file again, with locks of its own, also when it has no name any more.  RINGBUF_E_NOT_FOUND without /proc.  [fork] */
 ringbuf_status rbi_open_again(rbi_fd *again, rbi_fd fd);
 /** Open the file that is mapped at exactly these addresses.  The system lets only few do so. */
@@ -52,6 +57,8 @@ ringbuf_status rbi_path_facts(const char *path, struct rbi_file_facts *facts);
 ringbuf_status rbi_path_unlink(const char *path);
 /** Read the first `count` bytes; RINGBUF_E_CORRUPT if there are fewer. */
 ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count);
+/** Read up to `count` bytes from `offset` on; *got says how many there were. */
+ringbuf_status rbi_file_read_at(rbi_fd fd, size_t *got, void *bytes, size_t count, uint64_t offset);
 /** Read up to `most` bytes of a text; how many there were, 0 also on errors. */
 size_t rbi_text_read(rbi_fd fd, char *text, size_t most);
 /** Write `count` bytes from `offset` on, where the file has memory. */
@@ -75,9 +82,10 @@ void rbi_file_lock_drop_all(rbi_fd fd);
 /** The same for this process: such a lock also goes when this process closes any descriptor of the file.  [fork] */
 ringbuf_status rbi_process_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind);
 void rbi_process_lock_drop(rbi_fd fd, uint32_t which);
-/** Whether another open file, or a process that locks for itself, is known to hold byte `which`: asks and changes nothing.  False also if
- *  the system does not say. */
-bool rbi_lock_is_held(rbi_fd fd, uint32_t which);
+/** Whether another open file, or a process that locks for itself, holds byte `which`, and how: one of enum ringbuf_presence.  Asks
+ *  and changes nothing; the file may be open for reading only.  RINGBUF_NOBODY also if the system does not say. */
+uint32_t rbi_lock_look(rbi_fd fd, uint32_t which);
+static inline bool rbi_lock_is_held(rbi_fd fd, uint32_t which) { return rbi_lock_look(fd, which) != RINGBUF_NOBODY; }
 
 /* ---- a FIFO, used as a flag that select and epoll can see: up while there are bytes in it ---- */
 

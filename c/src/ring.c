@@ -1227,6 +1227,17 @@ bool rbi_ring_make_do(struct rbi_ring *ring, uint64_t size)
 
 enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items) { return count_items(ring, items, ITEMS); }
 
+uint64_t rbi_ring_count_roughly(struct rbi_ring *ring)
+{
+    uint64_t items = 0;
+    for (uint32_t i = 0, used = lanes_used(ring); i < used; i++) {
+        struct rbi_lane *lane = &ring->lanes[i];
+        uint64_t head = rbi_load_total64(&lane->cursors->head);
+        items += items_between(ring, head, rbi_load_total64(&lane->cursors->tail));
+    }
+    return items;
+}
+
 bool rbi_ring_may_take(struct rbi_ring *ring)
 {
     if (rbi_load_total64(&ring->order->returned) & 1) return true;
@@ -1280,6 +1291,16 @@ uint64_t rbi_ring_used_bytes(struct rbi_ring *ring)
         if (cells > 0 && (uint64_t)cells <= cells_of_ring(ring)) sum += (uint64_t)cells << ring->cell_log2;
     }
     return sum;
+}
+
+bool rbi_ring_span(struct rbi_ring *ring, uint32_t lane, uint64_t *first, uint64_t *count)
+{
+    uint64_t end = position_of(ring, rbi_load_total64(&ring->lanes[lane].cursors->tail)); /* before reclaim, as in walk() */
+    uint64_t start = load_reclaim(ring, &ring->lanes[lane]);
+    int64_t cells = distance(ring, end, start);
+    *first = index_of(ring, start);
+    *count = cells > 0 ? (uint64_t)cells : 0;
+    return cells >= 0 && *count <= cells_of_ring(ring);
 }
 
 static struct rbi_lane *open_lane(struct rbi_ring *ring) { return lane_of(ring, rbi_load_total64(&ring->order->put_epoch)); }

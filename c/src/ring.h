@@ -159,11 +159,18 @@ bool rbi_ring_has_room_for(struct rbi_ring *ring, uint64_t cells, uint64_t items
 /** Messages waiting.  Exact when nobody moves. */
 enum rbi_ring_outcome rbi_ring_count(struct rbi_ring *ring, uint64_t *items);
 
+/** The same by the cursors alone, for a ring that cannot be walked: what was given back or voided may be counted wrongly. */
+uint64_t rbi_ring_count_roughly(struct rbi_ring *ring);
+
 /** Records of the given kinds (a bit each, 1 << RBI_KIND_…) between reclaim and tail. */
 enum rbi_ring_outcome rbi_ring_census(struct rbi_ring *ring, uint64_t *records, uint32_t kinds);
 
 /** Messages, waiting or taken, that refer to a run of the arena. */
 enum rbi_ring_outcome rbi_ring_references(struct rbi_ring *ring, uint64_t *records);
+
+/** The slots that hold the lane's records, from reclaim to tail: *count of them from *first on, round the end.  False: the cursors
+ *  cannot be right, or have moved between two looks. */
+bool rbi_ring_span(struct rbi_ring *ring, uint32_t lane, uint64_t *first, uint64_t *count);
 
 /** Bytes of capacity in use. */
 uint64_t rbi_ring_used_bytes(struct rbi_ring *ring);

@@ -222,21 +222,37 @@ static ringbuf_status check_stamp(const struct rbi_stamp *stamp, uint64_t file_b
     return RINGBUF_OK;
 }
 
-/** What is where it is in every layout (layout.h). */
-struct rbi_frozen {
-    uint32_t layout_version, flags;
-};
+ringbuf_status rbi_segment_check_stamp(const struct rbi_stamp *stamp, uint64_t file_bytes)
+{
+    return check_stamp(stamp, file_bytes);
+}
 
-/** Read it, whatever the layout and the byte order.  False: no queue, or of a layout from before anything was frozen. */
+char *rbi_segment_path(const char *name, const ringbuf_options *options)
+{
+    return check_name(name) == RINGBUF_OK ? path_of(name, options) : NULL;
+}
+
+bool rbi_segment_is_file_of(const char *file_name, const char *name)
+{
+    char expected[256];
+    escape(expected, sizeof expected, name);
+    const size_t prefix = sizeof FILE_PREFIX - 1;
+    return strncmp(file_name, FILE_PREFIX, prefix) == 0 && strcmp(file_name + prefix, expected) == 0;
+}
+
+bool rbi_segment_frozen(struct rbi_frozen *frozen, const struct rbi_stamp *stamp)
+{
+    *frozen = (struct rbi_frozen){.swapped = stamp->magic == __builtin_bswap64(RBI_MAGIC)};
+    if (stamp->magic != RBI_MAGIC && !frozen->swapped) return false;
+    frozen->layout_version = frozen->swapped ? __builtin_bswap32(stamp->layout_version) : stamp->layout_version;
+    frozen->flags = frozen->swapped ? __builtin_bswap32(stamp->flags) : stamp->flags;
+    return frozen->layout_version >= RBI_LAYOUT_FROZEN;
+}
+
 static bool read_frozen(rbi_fd fd, struct rbi_frozen *frozen)
 {
     struct rbi_stamp stamp;
-    if (rbi_file_read(fd, &stamp, offsetof(struct rbi_stamp, slots_offset)) != RINGBUF_OK) return false;
-    const bool swapped = stamp.magic == __builtin_bswap64(RBI_MAGIC);
-    if (stamp.magic != RBI_MAGIC && !swapped) return false;
-    frozen->layout_version = swapped ? __builtin_bswap32(stamp.layout_version) : stamp.layout_version;
-    frozen->flags = swapped ? __builtin_bswap32(stamp.flags) : stamp.flags;
-    return frozen->layout_version >= RBI_LAYOUT_FROZEN;
+    return rbi_file_read(fd, &stamp, offsetof(struct rbi_stamp, slots_offset)) == RINGBUF_OK && rbi_segment_frozen(frozen, &stamp);
 }
 
 /* ---- the handles of this process, and fork ---- */
@@ -634,26 +650,15 @@ static bool needs_spare(const ringbuf *rb)
     return rbi_may_lose_rights() && rb->spare.fd >= 0 && (uint64_t)rb->spare.fd < rbi_descriptors_most() / 2;
 }
 
-static ringbuf_status handle_map(ringbuf *rb)
+void rbi_segment_lay_out(ringbuf *rb, void *memory)
 {
-    rb->name = strndup((const char *)rb->stamp.name, rb->stamp.name_bytes);
-    if (!rb->name || rbi_ready_prepare(rb) != RINGBUF_OK) return RINGBUF_E_NO_MEMORY;
-    rb->prefix_bytes = rb->stamp.data_offset;
-    rb->mirror_bytes = capacity_of(&rb->stamp);
-    /* Through an open file of its own, without locks: a mapping keeps its open file, and a forked child keeps the mapping. */
-    ringbuf_status status = rbi_file_reopen(&rb->spare, &rb->file, rb->private_path ? rb->private_path : rb->path);
-    if (status != RINGBUF_OK) return status;
-    status = map_guarded(rb, rb->spare.fd);
-    if (!needs_spare(rb)) rbi_file_close(&rb->spare);
-    if (status == RINGBUF_OK) status = advise(rb);
-    if (status != RINGBUF_OK) return status;
-    uint8_t *base = rb->base;
-    rb->header = rb->base;
+    uint8_t *base = memory, *data = base + rb->stamp.data_offset;
+    rb->header = memory;
     rbi_ring_init(&rb->ring, &rb->header->order, rb->stamp.cells_log2, rb->stamp.cell_log2, rb->stamp.max_items);
     for (uint32_t lane = 0; lane < RBI_LANES; lane++)
         rbi_ring_add_lane(&rb->ring, &rb->header->lanes[lane],
                           (struct rbi_slot *)(void *)(base + rb->stamp.slots_offset + lane * slots_bytes_of(&rb->stamp)),
-                          base + rb->prefix_bytes + 2 * lane * rb->mirror_bytes);
+                          data + 2 * lane * capacity_of(&rb->stamp));
     rb->ring.looks_aside = rb->stamp.blocks != 0;
     rb->ring_limit = ring_limit_of(rb);
     rbi_arena_init(&rb->arena, &rb->header->arena, (rbi_atomic64 *)(void *)(base + rb->stamp.table_offset),
@@ -667,6 +672,22 @@ static ringbuf_status handle_map(ringbuf *rb)
         .fd = rb->file.fd,
         .max_participants = rb->stamp.max_participants,
     };
+}
+
+static ringbuf_status handle_map(ringbuf *rb)
+{
+    rb->name = strndup((const char *)rb->stamp.name, rb->stamp.name_bytes);
+    if (!rb->name || rbi_ready_prepare(rb) != RINGBUF_OK) return RINGBUF_E_NO_MEMORY;
+    rb->prefix_bytes = rb->stamp.data_offset;
+    rb->mirror_bytes = capacity_of(&rb->stamp);
+    /* Through an open file of its own, without locks: a mapping keeps its open file, and a forked child keeps the mapping. */
+    ringbuf_status status = rbi_file_reopen(&rb->spare, &rb->file, rb->private_path ? rb->private_path : rb->path);
+    if (status != RINGBUF_OK) return status;
+    status = map_guarded(rb, rb->spare.fd);
+    if (!needs_spare(rb)) rbi_file_close(&rb->spare);
+    if (status == RINGBUF_OK) status = advise(rb);
+    if (status != RINGBUF_OK) return status;
+    rbi_segment_lay_out(rb, rb->base);
     return RINGBUF_OK;
 }
 

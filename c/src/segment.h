@@ -153,6 +153,28 @@ ringbuf_status rbi_segment_unlink(ringbuf *rb);
 ringbuf_status rbi_segment_unlink_name(const char *name, const ringbuf_options *options);
 ringbuf_status rbi_segment_collect(uint64_t *removed, const ringbuf_options *options);
 
+/** What is where it is in every layout (layout.h). */
+struct rbi_frozen {
+    uint32_t layout_version, flags;
+    bool swapped; /* the file is of another byte order */
+};
+/** Take it from a stamp, whatever the layout and the byte order.  False: no queue, or of a layout from before anything was frozen,
+ *  of which only `layout_version` and `swapped` are right. */
+bool rbi_segment_frozen(struct rbi_frozen *frozen, const struct rbi_stamp *stamp);
+
+/** Whether a stamp read from a file of `file_bytes` bytes can be believed: everything that is used later is checked.  OK, VERSION
+ *  (then rbi_last_refusal() knows the layout) or CORRUPT. */
+ringbuf_status rbi_segment_check_stamp(const struct rbi_stamp *stamp, uint64_t file_bytes);
+
+/** Where the file of a queue of this name lies; to be freed.  NULL: no name at all, or no memory. */
+char *rbi_segment_path(const char *name, const ringbuf_options *options);
+/** Whether it is the file of that name, without the directory. */
+bool rbi_segment_is_file_of(const char *file_name, const char *name);
+
+/** Make rb's views (header, ring, arena, registry) those of the queue whose checked stamp is rb->stamp and whose file is in this
+ *  memory. */
+void rbi_segment_lay_out(ringbuf *rb, void *memory);
+
 /** Give the first `cells` slots and cells of the lane pages, and say so. */
 ringbuf_status rbi_segment_reserve(ringbuf *rb, uint32_t lane, uint64_t cells);
 

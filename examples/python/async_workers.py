@@ -1,7 +1,7 @@
 """A service in asyncio that hands its computing to worker processes: thousands of requests wait at once, and no thread does.
 
-    pip install "sage-queue"
-    python async_workers.py [REQUESTS]
+    pip install .
+    python examples/python/async_workers.py [REQUESTS]
 
 Each request is a task.  It puts its question into a queue, waits for its answer, and gives up on it after a while, as clients do.
 Workers are plain processes that lease questions and put answers.  A task in the service reads the answers and hands each to who

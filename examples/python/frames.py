@@ -1,7 +1,7 @@
 """Camera-like frames through two stages, without copying them.
 
-    pip install "sage-queue" numpy
-    python frames.py [FRAMES [MIB]]
+    pip install . numpy
+    python examples/python/frames.py [FRAMES [MIB]]
 
 A camera process fills each frame in the queue's own memory.  The first stage looks at it there and writes a brightened picture
 straight into the next queue; the second changes what it got in place and passes on a few numbers.  Each frame has its number in

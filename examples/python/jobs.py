@@ -1,7 +1,7 @@
 """A work queue whose workers are killed at random, and where every job is done.
 
-    pip install "sage-queue"
-    python jobs.py [JOBS]
+    pip install .
+    python examples/python/jobs.py [JOBS]
 
 Workers lease jobs.  A job that is not acknowledged, because its worker was killed (kill -9) or the work failed, goes to another one,
 with its attempts counted.  What fails five times moves to a second queue.  A worker that dies between finishing a job and

@@ -1,7 +1,7 @@
 """A pipeline of Ray actors: two read, three work, one collects, and Ray carries only the queues.
 
-    pip install "sage-queue[ray]"
-    python ray_pipeline.py
+    pip install '.[ray]'
+    python examples/python/ray_pipeline.py
 
 Ray starts the actors and passes them the two queues; every message then goes through shared memory.  So the actors must be where
 the queues are: near() sees to that in a cluster of several nodes.

@@ -121,6 +121,51 @@ def human_bytes(count: int) -> str:
     return f"{size:.0f} {unit}" if size == int(size) else f"{size:.1f} {unit}"
 
 
+def shown(text: str, encoding: str = "utf-8") -> str:
+    """A name as it may be shown to people: nothing in it moves the cursor, hides, turns letters round, or cannot be written.
+
+    No two names look the same.  What cannot be printed is escaped: a character as \\n, \\x1b, \\u202e or \\U000e0001, a byte that is no
+    UTF-8 as \\xff, and with `encoding` also what that has not got.  So are backslashes, and a space at an end.
+    """
+    escaped = "".join("\\\\" if character == "\\" else _escaped(character, encoding) for character in text)
+    stripped = escaped.strip(" ")
+    start = len(escaped) - len(escaped.lstrip(" "))
+    return "\\x20" * start + stripped + "\\x20" * (len(escaped) - start - len(stripped)) if stripped else "\\x20" * len(escaped)
+
+
+def safe(text: str, encoding: str = "utf-8") -> str:
+    """A text of ours with others' words in it, such as an error's, as it may be shown: like shown(), but for lines, backslashes and spaces."""
+    return "".join(character if character == "\n" else _escaped(character, encoding) for character in text)
+
+
+def _escaped(character: str, encoding: str) -> str:
+    """The character itself if it can be printed.  (Those that turn or hide text are in Unicode's category Cf, which cannot.)"""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as os.fsdecode() has it
+        return f"\\x{code - 0xDC00:02x}"
+    if character.isprintable():
+        try:
+            character.encode(encoding)
+            return character
+        except UnicodeEncodeError:
+            pass
+    if character in _SHORT:
+        return _SHORT[character]
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def login_name(uid: int) -> str:
+    import pwd  # here: few need it
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid_{uid}"
+
+
 def host_name() -> str:
     return os.uname().nodename
 

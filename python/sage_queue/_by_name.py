@@ -5,16 +5,20 @@ Nothing here prints, and nothing touches a queue that somebody is attached to, u
 
 from __future__ import annotations
 
+import errno
 import os
 
 from . import _native
-from ._address import full_name, user_name, user_namespace
-from ._errors import QueueAccessDenied, QueueBusy, QueueCorrupt, QueueCrowded, QueueNotFound, QueueVersionError, SageQueueError
-from ._queue import SageQueue, SageQueueRef, _reference_of
+from ._address import boot_id, full_name, host_name, login_name, safe, user_name, user_namespace
+from ._errors import QueueNotFound, SageQueueError
+from ._queue import SageQueue, SageQueueRef
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
     from typing import Any
+
+#: Any permissions say that other users' queues are meant as well; which they have is theirs to say.
+_OF_ANYBODY = 0o777
 
 
 def create_queue(name: str | None = None, maxsize: int = 0, **options: Any) -> SageQueue[Any]:
@@ -27,40 +31,76 @@ def open_queue(name: str, **options: Any) -> SageQueue[Any]:
     return SageQueue(name, mode="open", **options)
 
 
-def destroy_queue(name: str, *, namespace: str | None = None, enable_multi_tenant: bool | None = None) -> bool:
-    """Remove a queue by name, also one that is damaged.  Those who are attached can go on.  Returns whether there was one."""
-    return _native.unlink_name(full_name(name, user_namespace(namespace, enable_multi_tenant)))
+def destroy_queue(
+    name: str, *, namespace: str | None = None, enable_multi_tenant: bool | None = None, all_users: bool = False
+) -> bool:
+    """Remove a queue by name, also one that is damaged.  Those who are attached can go on.  Returns whether there was one.
+
+    With `all_users`, also if it is another user's, as far as the system lets this one: root may, and nobody else in /dev/shm.
+    """
+    return _native.unlink_name(
+        full_name(name, user_namespace(namespace, enable_multi_tenant)), permissions=_OF_ANYBODY if all_users else 0
+    )
 
 
 def list_queues(namespace: str | None = None) -> list[SageQueueRef]:
-    """References to the queues that this user can open, by name; with `namespace`, to those in it.
+    """References to this user's queues, by name; with `namespace`, to those in it.
 
-    (Approximate: others come and go.)  What cannot be opened is left out; `sage-queue ls` shows that, too.
+    A look from outside, which attaches to none of them and changes nothing; approximate, for others come and go.  Left out is what cannot
+    be attached to (damaged, of another layout, a name that is no UTF-8); `sage-queue ls` shows that, too.
     """
     found = []
-    for _, name in _native.names_in(_native.default_directory()):
-        if name is None or (namespace is not None and not name.startswith(namespace + "/")):
+    for seen in _native.observe_all(_native.default_directory()):
+        if seen.name is None or seen.uid != os.geteuid() or (namespace is not None and not seen.name.startswith(namespace + "/")):
             continue
-        try:
-            found.append(reference_to(name))
-        except (SageQueueError, OSError):
-            continue
+        reference = _reference_to(seen)
+        if reference is not None:
+            found.append(reference)
     return found
 
 
-def reference_to(name: str) -> SageQueueRef:
-    """A reference to the queue of that full name, whatever its serializer, also one that is not known here."""
-    handle = _native.open_by_name(name)
+def _reference_to(seen: _native.Observation) -> SageQueueRef | None:
+    """A reference to the queue, whatever its serializer, also one that is not known here."""
+    info = seen.info
+    if not seen.is_usable or info is None or seen.name is None:
+        return None
     try:
-        info = _native.Info(handle)
-        return _reference_of(handle, info, info.tag or "raw")
-    finally:
-        _native.close(handle)
+        return SageQueueRef(
+            seen.name,
+            info.id,
+            maxsize=info.maxsize,
+            capacity=info.capacity,
+            arena=info.arena,
+            serializer=info.tag or "raw",
+            directory=os.path.dirname(seen.path),
+            permissions=info.permissions,
+            auto_cleanup=info.auto_cleanup,
+            creator_pid=info.creator_pid,
+            host=host_name(),
+            boot_id=boot_id(),
+        )
+    except ValueError:  # a name, or a number, that no Python program has given
+        return None
 
 
-def collect_garbage() -> int:
-    """Remove every queue that provably nobody is attached to and that is empty, unnamed or auto-cleanup.  Returns how many."""
-    return _native.collect()
+def remove_observed(seen: _native.Observation, *, all_users: bool = False) -> bool:
+    """Remove what was seen, by its name.  Returns whether it was still there."""
+    if seen.condition == "no file" or seen.is_misplaced or seen.name is None:
+        problem = seen.problem() or "has a name that is longer than its file name can tell"
+        raise QueueNotFound(errno.ENOENT, f"{safe(seen.path)} {problem}: no queue's name leads to it; remove the file itself")
+    if _native.unlink_name(seen.name, permissions=_OF_ANYBODY if all_users else 0):
+        return True
+    if os.path.lexists(seen.path):
+        raise QueueNotFound(errno.ENOENT, f"no queue's name leads to {safe(seen.path)}; remove the file itself")
+    return False
+
+
+def collect_garbage(*, all_users: bool = False) -> int:
+    """Remove every queue that provably nobody is attached to and that is empty, unnamed or auto-cleanup.  Returns how many.
+
+    With `all_users`, also other users', as far as the system lets this one.
+    """
+    return _native.collect(permissions=_OF_ANYBODY if all_users else 0)
 
 
 # ---- as SAGE's first queue had them ----
@@ -73,99 +113,64 @@ def list_all_sage_queues() -> list[dict[str, Any]]:
     original_name, namespace   what stands behind, and before, the last slash of the name
     owner           the login name of the file's owner
     size            bytes of the file; `used_bytes` of them take memory
-    status          "Running" (somebody is attached), "Dead" (nobody is, but something is in it), "Unknown" (it cannot be opened)
-    pid             who made it, 0 if it cannot be opened; `items` and `maxsize` likewise
+    status          "Running" (a process is attached), "Dead" (none is), "Unknown" (this is no queue that can be looked into)
+    pid             the process that made it, 0 if "Unknown"; `items` and `maxsize` likewise
     file            its path
 
-    (Approximate: others come and go.)
+    A look from outside, as list_queues(); approximate, for others come and go.  Whoever may write to the directory chooses the names.
     """
-    directory = _native.default_directory()
-    rows = [_describe(os.path.join(directory, file), file, name) for file, name in _native.names_in(directory)]
-    return [row for row in rows if row is not None]
+    return [_describe(seen) for seen in _native.observe_all(_native.default_directory())]
 
 
-def _describe(path: str, file: str, name: str | None) -> dict[str, Any] | None:
-    """One row; None if it is gone by now."""
-    shown = file if name is None else name
-    namespace, slash, original = shown.rpartition("/")
-    status, pid, items, maxsize = "Unknown", 0, 0, 0
-    if name is not None:
-        try:
-            handle = _native.open_by_name(name)
-            try:
-                info, stats = _native.Info(handle), _native.stats(handle)
-            finally:
-                _native.close(handle)
-            pid, items, maxsize = info.creator_pid, stats["items"], info.maxsize
-            status = "Running" if stats["participants"] > 1 else "Dead"  # one is this call
-        except (SageQueueError, OSError):
-            pass
-    try:
-        facts = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+def _describe(seen: _native.Observation) -> dict[str, Any]:
+    name = seen.file if seen.name is None else seen.name
+    namespace, slash, original = name.rpartition("/")
+    info, stats = (seen.info, seen.stats) if seen.is_usable else (None, None)
     return {
-        "name": shown,
+        "name": name,
         "original_name": original,
         "namespace": namespace if slash else None,
-        "pid": pid,
-        "owner": _login_name(facts.st_uid),
-        "size": facts.st_size,
-        "used_bytes": facts.st_blocks * 512,
-        "items": items,
-        "maxsize": maxsize,
-        "status": status,
-        "file": path,
+        "pid": info.creator_pid if info else 0,
+        "owner": login_name(seen.uid),
+        "size": seen.file_bytes,
+        "used_bytes": seen.memory_bytes,
+        "items": stats["items"] if stats else 0,
+        "maxsize": info.maxsize if info else 0,
+        "status": "Unknown" if stats is None else "Running" if seen.is_attached else "Dead",
+        "file": seen.path,
     }
-
-
-def _login_name(uid: int) -> str:
-    import pwd  # here: few need it
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid_{uid}"
 
 
 def cleanup_invalid_queues() -> int:
     """collect_garbage(): remove what dead processes left behind and nobody can want.  Returns how many.
 
-    Queues that somebody is attached to stay, and so do those with messages in them.
+    Queues that a process is attached to stay, and so do those with messages in them.
     """
     return collect_garbage()
 
 
 def cleanup_user_queues(user: str | None = None, force: bool = False) -> int:
-    """Remove the queues of a user (by default this one, as `enable_multi_tenant` names him).  Returns how many.
+    """Remove the queues of a user (by default this one, by the name that `enable_multi_tenant` gives it).  Returns how many.
 
-    His are those in the namespace of his name, and those whose file belongs to the user with that login name.  Without `force`
+    Those are the queues in the namespace of that name, and those whose file belongs to the user with that login name.  Without `force`
     only those go that have no reason to stay; with it, also those with messages in them and the persistent ones.  A queue that
-    somebody is attached to stays in any case, and so does one that cannot be opened.
+    a process is attached to stays in any case, and so does one that cannot be opened.
     """
     user = user_name() if user is None else user
-    directory = _native.default_directory()
     removed = 0
-    for file, name in _native.names_in(directory):
-        path = os.path.join(directory, file)
-        if name is not None and (name.startswith(user + "/") or _owner_of(path) == user):
-            removed += _remove_unless_in_use(name, path, force)
+    for seen in _native.observe_all(_native.default_directory()):
+        if seen.name is not None and (seen.name.startswith(user + "/") or login_name(seen.uid) == user):
+            removed += _remove_unless_in_use(seen, force)
     return removed
 
 
-def _owner_of(path: str) -> str | None:
+def _remove_unless_in_use(seen: _native.Observation, force: bool) -> bool:
+    if not seen.is_usable or seen.is_attached or seen.name is None or seen.info is None:
+        return False
+    name, info = seen.name, seen.info
     try:
-        return _login_name(os.lstat(path).st_uid)
-    except FileNotFoundError:
-        return None
-
-
-def _remove_unless_in_use(name: str, path: str, force: bool) -> bool:
-    try:
-        handle = _native.open_by_name(name)
-        info = _native.Info(handle)
-        _native.close(handle)  # who leaves last removes it, if it has no reason to stay
-        if force and os.path.lexists(path):
+        _native.close(_native.open_by_name(name))  # the last to leave removes it, if it has no reason to stay
+        if force and os.path.lexists(seen.path):
             # Put an equal, empty queue in its place, which only works while nobody is attached, and leave that.
             handle = _native.create(
                 name,
@@ -185,7 +190,7 @@ def _remove_unless_in_use(name: str, path: str, force: bool) -> bool:
             )
             _native.close(handle)
     except QueueNotFound:
-        pass  # opening it has removed it, or somebody else was faster
-    except (QueueAccessDenied, QueueBusy, QueueCorrupt, QueueCrowded, QueueVersionError):
+        pass  # opening it has removed it, or another process was faster
+    except (SageQueueError, OSError):
         return False
-    return not os.path.lexists(path)
+    return not os.path.lexists(seen.path)

@@ -137,7 +137,7 @@ def _import(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f'serializer={extra!r} needs the package {package}: pip install "sage-queue[{extra}]"') from error
+        raise ImportError(f"serializer={extra!r} needs the package {package}: pip install {package}") from error
 
 
 _READY = {
@@ -206,8 +206,8 @@ def array_head(shape: tuple[int, ...], dtype: Any, order: str, nbytes: int) -> b
     """What stands before an array's bytes in a message of kind 01: as numpy would have pickled it, without there being one."""
     import numpy
 
-    made: tuple[Any, ...] = numpy.empty(0).__reduce_ex__(PROTOCOL)  # type: ignore[assignment]
-    make, arguments = made[:2]
+    reduced: Any = numpy.empty(0).__reduce_ex__(PROTOCOL)
+    make, arguments = reduced[:2]
     if not isinstance(arguments[0], _picklebuffer()):  # it falls back to its older way where it has no memory for this one
         raise MemoryError("numpy had no memory to say how an array is pickled")
     outside: Any = _picklebuffer()(bytearray())  # writable, as the array is to be

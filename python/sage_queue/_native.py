@@ -15,7 +15,7 @@ import stat
 import sys
 
 from . import _errors as errors, _ringbuf
-from ._address import PARTICIPANTS_MAX, human_bytes
+from ._address import PARTICIPANTS_MAX, human_bytes, login_name, safe
 from ._ringbuf import ffi, lib
 from ._surroundings import LARGER
 
@@ -72,6 +72,7 @@ ARENA_FULL: int = lib.RINGBUF_E_ARENA_FULL
 DEAD_LETTER: int = lib.RINGBUF_E_DEAD_LETTER
 TOO_MANY: int = lib.RINGBUF_E_TOO_MANY
 
+LAYOUT: int = lib.ringbuf_layout_version()
 VERSION: str = ffi.string(lib.ringbuf_version()).decode()
 FOREVER = (1 << 63) - 1
 
@@ -97,7 +98,6 @@ def _guard_truncation() -> None:
 _FILE_PREFIX = "ringbuf."
 _HEADER_BYTES = 8192
 _PARTICIPANT_BYTES = 128
-_MAGIC = (0x31664275426E6952).to_bytes(8, sys.byteorder)
 #: options.arena_bytes: 64 MiB, or a quarter of what the file system can hold if that is less.
 ARENA_DEFAULT = (1 << 64) - 1
 
@@ -110,6 +110,15 @@ MEMORY = {
 }
 
 _MODES = {"open_or_create": lib.RINGBUF_OPEN_OR_CREATE, "create": lib.RINGBUF_CREATE, "fresh": lib.RINGBUF_FRESH}
+
+
+def _bytes_of(name: str) -> bytes:
+    """A name as the C library has it.  (One that is no UTF-8, as C programs can give, comes as os.fsdecode() has it.)"""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _text_of(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 class _Options:
@@ -172,7 +181,7 @@ def create(
     options.struct.flags = sum(flag for wished, flag in wishes if wished)
     out = ffi.new("ringbuf **")
     _guard_truncation()
-    status = lib.ringbuf_create(out, ffi.NULL if name is None else name.encode(), options.struct)
+    status = lib.ringbuf_create(out, ffi.NULL if name is None else _bytes_of(name), options.struct)
     return _adopt(status, out, name=name, directory=directory, needed=_at_once())
 
 
@@ -188,7 +197,7 @@ def open_by_name(
     options = _Options(label=label, directory=directory, permissions=permissions, memory=memory)
     out = ffi.new("ringbuf **")
     _guard_truncation()
-    status = lib.ringbuf_open(out, name.encode(), options.struct)
+    status = lib.ringbuf_open(out, _bytes_of(name), options.struct)
     return _adopt(status, out, name=name, directory=directory)
 
 
@@ -196,7 +205,7 @@ def attach(name: str, id: str, *, permissions: int, directory: str) -> Any:
     options = _Options(directory=directory, permissions=permissions)
     out = ffi.new("ringbuf **")
     _guard_truncation()
-    status = lib.ringbuf_attach(out, name.encode(), bytes.fromhex(id), options.struct)
+    status = lib.ringbuf_attach(out, _bytes_of(name), bytes.fromhex(id), options.struct)
     return _adopt(status, out, name=name, directory=directory)
 
 
@@ -214,10 +223,10 @@ def unlink(handle: Any) -> None:
     check(lib.ringbuf_unlink(handle), name=name_of(handle))
 
 
-def unlink_name(name: str, *, directory: str | None = None) -> bool:
-    """Whether there was one to remove."""
-    options = _Options(directory=directory)
-    status = lib.ringbuf_unlink_name(name.encode(), options.struct)
+def unlink_name(name: str, *, permissions: int = 0, directory: str | None = None) -> bool:
+    """Whether there was one to remove.  With any permissions, also if it is another user's."""
+    options = _Options(directory=directory, permissions=permissions)
+    status = lib.ringbuf_unlink_name(_bytes_of(name), options.struct)
     if status == lib.RINGBUF_E_NOT_FOUND:
         return False
     check(status, name=name, directory=directory)
@@ -229,66 +238,15 @@ def default_directory() -> str:
     return os.path.abspath(os.environ.get("SAGE_QUEUE_DIR") or "/dev/shm")
 
 
-def names_in(directory: str) -> list[tuple[str, str | None]]:
-    """Every queue's file in the directory, with the queue's name (None where a long name was cut short)."""
-    from urllib.parse import unquote  # here: few need it, and it is slow to import
-
-    found: list[tuple[str, str | None]] = []
-    try:
-        files = sorted(os.listdir(directory))
-    except OSError:
-        raise error_of(lib.RINGBUF_E_NO_DIRECTORY, directory=directory) from None
-    for file in files:
-        if file.startswith(_FILE_PREFIX):
-            escaped = file[len(_FILE_PREFIX) :]
-            found.append((file, None if "~" in escaped else unquote(escaped, errors="replace")))
-    return found
-
-
-def deleted_in(directory: str) -> list[tuple[str, list[int]]]:
-    """Queues of the directory whose file was deleted by others while processes use them: the names, and the pids of those processes.
-
-    As far as /proc lets us look into processes: root sees all, others their own.  (One that is just being made looks the same.)
-    """
-    there = os.path.realpath(directory)
-    users: dict[tuple[int, str], set[int]] = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
-        except OSError:  # gone, or not ours to look into
-            continue
-        for descriptor in descriptors:
-            path = f"/proc/{pid}/fd/{descriptor}"
-            try:
-                if os.path.dirname(os.readlink(path)) != there:
-                    continue
-                facts = os.stat(path)
-                if facts.st_nlink or not stat.S_ISREG(facts.st_mode):
-                    continue
-                with open(path, "rb", buffering=0) as file:
-                    name = _name_if_deleted(file.read(_HEADER_BYTES))
-            except OSError:
-                continue
-            if name is not None:
-                users.setdefault((facts.st_ino, name), set()).add(int(pid))
-    return [(name, sorted(pids)) for (_, name), pids in sorted(users.items(), key=lambda each: each[0][1])]
-
-
-def _name_if_deleted(header: bytes) -> str | None:
-    """The name in the header of a file without a name, unless that is no queue or this library has removed it; see docs/layout.md."""
-    layout = int.from_bytes(header[8:12], sys.byteorder)
-    if len(header) < _HEADER_BYTES or header[:8] != _MAGIC or not 3 <= layout <= lib.ringbuf_layout_version():
-        return None
-    if int.from_bytes(header[2588:2592], sys.byteorder):
-        return None
-    size = min(int.from_bytes(header[680:688], sys.byteorder), 1024)
-    return header[688 : 688 + size].decode(errors="replace")
-
-
-def collect(*, directory: str | None = None) -> int:
+def collect(*, permissions: int = 0, directory: str | None = None) -> int:
+    """How many were removed.  With any permissions, also other users'."""
     removed = ffi.new("uint64_t *")
     _guard_truncation()
-    check(lib.ringbuf_collect(removed, _Options(directory=directory).struct), directory=directory)
+    options = _Options(directory=directory, permissions=permissions)
+    status = lib.ringbuf_collect(removed, options.struct)
+    if status == lib.RINGBUF_E_NO_DIRECTORY:
+        raise _nothing_to_list(directory or default_directory())
+    check(status, directory=directory)
     return int(removed[0])
 
 
@@ -395,7 +353,7 @@ def warn_of_deletion(name: str, path: bytes) -> None:
     import warnings  # here: few need it
 
     warnings.warn(
-        f"the file of queue {name!r}, {os.fsdecode(path)}, was deleted while the queue is in use: those who are attached go on, but "
+        f"the file of queue {name!r}, {safe(os.fsdecode(path))}, was deleted while the queue is in use: those who are attached go on, but "
         "whoever opens the name now gets another queue, or none; close it everywhere, then open it again (systemd deletes a user's "
         "files in /dev/shm when he logs out, unless logind.conf says RemoveIPC=no)",
         RuntimeWarning,
@@ -407,7 +365,7 @@ def warn_of_deletion(name: str, path: bytes) -> None:
 
 
 def name_of(handle: Any) -> str:
-    return bytes(ffi.string(lib.ringbuf_name(handle))).decode()
+    return _text_of(bytes(ffi.string(lib.ringbuf_name(handle))))
 
 
 def path_of(handle: Any) -> str:
@@ -415,11 +373,12 @@ def path_of(handle: Any) -> str:
 
 
 class Info:
-    """ringbuf_info in Python's types."""
+    """ringbuf_info in Python's types: of a handle, or what was found out without one."""
 
-    def __init__(self, handle: Any) -> None:
-        info = ffi.new("ringbuf_info *")
-        check(lib.ringbuf_get_info(handle, info))
+    def __init__(self, handle: Any, info: Any = None) -> None:
+        if info is None:
+            info = ffi.new("ringbuf_info *")
+            check(lib.ringbuf_get_info(handle, info))
         self.id = bytes(info.id).hex()
         self.capacity = int(info.capacity_bytes)
         self.maxsize = int(info.max_items)
@@ -470,6 +429,10 @@ def has_room(handle: Any, size: int) -> bool:
 def stats(handle: Any) -> dict[str, int]:
     values = ffi.new("ringbuf_stats *")
     check(lib.ringbuf_get_stats(handle, values), handle=handle)
+    return _stats_of(values)
+
+
+def _stats_of(values: Any) -> dict[str, int]:
     return {field: int(getattr(values, field)) for field, _ in ffi.typeof("ringbuf_stats").fields}
 
 
@@ -502,6 +465,165 @@ def peers(handle: Any) -> list[dict[str, Any]]:
     ]
 
 
+# ---- looking from outside: nothing is attached to, locked, opened that is no plain file, or changed ----
+
+_CONDITIONS = {
+    lib.RINGBUF_SOUND: "sound",
+    lib.RINGBUF_DAMAGED: "damaged",
+    lib.RINGBUF_OTHER_LAYOUT: "other layout",
+    lib.RINGBUF_NO_QUEUE: "no queue",
+    lib.RINGBUF_NO_FILE: "no file",
+    lib.RINGBUF_UNREADABLE: "unreadable",
+}
+_FILE_TYPES = {
+    lib.RINGBUF_FILE: "file",
+    lib.RINGBUF_FOLDER: "folder",
+    lib.RINGBUF_LINK: "symbolic link",
+    lib.RINGBUF_FIFO: "FIFO",
+    lib.RINGBUF_SOCKET: "socket",
+    lib.RINGBUF_DEVICE: "device",
+}
+
+
+class Observation:
+    """ringbuf_observation in Python's types: what lies where a queue's file would be.  Whoever made it may have written anything there."""
+
+    def __init__(self, directory: str, seen: Any, info: Any, stats: Any) -> None:
+        self.file = os.fsdecode(ffi.string(seen.file_name))  #: without its directory
+        self.path = os.path.join(directory, self.file)
+        self.condition = _CONDITIONS[seen.condition]
+        self.file_type = _FILE_TYPES[seen.file_type]
+        self.uid = int(seen.user)
+        self.mode = int(seen.mode)
+        self.file_bytes = int(seen.file_bytes)
+        self.memory_bytes = int(seen.memory_bytes)
+        self.is_attached = bool(seen.presence != lib.RINGBUF_NOBODY)
+        self.is_deleted = bool(seen.unlinked == lib.RINGBUF_DELETED)
+        self.layout = int(seen.layout_version)
+        self.other_byte_order = bool(seen.other_byte_order)
+        self.handles, self.dead, self.processes = int(seen.handles), int(seen.dead), int(seen.processes)
+        self.info = Info(None, info) if info.max_participants else None
+        self.stats = _stats_of(stats) if self.condition == "sound" else None
+        #: The name in the queue itself; None if that cannot be read.
+        self.own_name = _text_of(ffi.unpack(seen.name, seen.name_bytes)) if seen.name_bytes else None
+        self.is_misplaced = bool(seen.misplaced)  #: that name does not lead here
+        #: The name that leads here, as far as can be told: of a long one the file name tells only the beginning.
+        self.name = self.own_name if self.own_name is not None and not self.is_misplaced else _name_of_file(self.file)
+
+    @property
+    def is_usable(self) -> bool:
+        """A queue that can be attached to by its name, by those whom its file lets."""
+        return self.condition == "sound" and not self.is_misplaced
+
+    def problem(self) -> str | None:
+        """In words, if it is not usable; nothing in them needs to be escaped."""
+        if self.condition == "sound":
+            return f"holds the queue {safe(repr(self.own_name))}, which nobody finds under this file name" if self.is_misplaced else None
+        if self.condition == "damaged":
+            if self.info is None or self.file_bytes >= self.info.file_bytes:
+                return "is damaged: something wrote over it"
+            return f"is damaged: it was truncated to {self.file_bytes:,} of {self.info.file_bytes:,} bytes"
+        if self.condition == "other layout":
+            return _of_another_layout(self.layout, self.other_byte_order)
+        if self.condition == "no queue":
+            return f"is no queue but {f'a file of {human_bytes(self.file_bytes)}' if self.file_bytes else 'an empty file'}"
+        if self.condition == "no file":
+            return f"is no queue but a {self.file_type}"
+        return f"belongs to {login_name(self.uid)}, and this user may not read it"
+
+
+def _of_another_layout(layout: int, other_byte_order: bool) -> str:
+    order = ", and it was made on a machine with another byte order" if other_byte_order else ""
+    return f"was made by another version of this library: it has layout {layout}; this one reads layout {LAYOUT}{order}"
+
+
+def _name_of_file(file: str) -> str | None:
+    from urllib.parse import unquote_to_bytes  # here: few need it, and it is slow to import
+
+    escaped = file[len(_FILE_PREFIX) :]
+    return None if "~" in escaped or not escaped else _text_of(unquote_to_bytes(os.fsencode(escaped)))
+
+
+def _observe(directory: str, look: Callable[[Any, Any, Any], int]) -> Observation | None:
+    seen, info, stats = ffi.new("ringbuf_observation *"), ffi.new("ringbuf_info *"), ffi.new("ringbuf_stats *")
+    seen.struct_bytes = ffi.sizeof("ringbuf_observation")
+    status = look(seen, info, stats)
+    if status in (lib.RINGBUF_E_NOT_FOUND, lib.RINGBUF_E_NO_DIRECTORY):
+        return None
+    check(status, directory=directory)
+    return Observation(directory, seen, info, stats)
+
+
+def observe(name: str, *, directory: str | None = None) -> Observation | None:
+    """What lies where the file of the queue of that name would be; None: nothing."""
+    options = _Options(directory=directory)
+    encoded = _bytes_of(name)
+    return _observe(directory or default_directory(), lambda *out: int(lib.ringbuf_observe(*out, encoded, options.struct)))
+
+
+def observe_file(directory: str, file: str) -> Observation | None:
+    path = os.fsencode(os.path.join(directory, file))
+    return _observe(directory, lambda *out: int(lib.ringbuf_observe_file(*out, path)))
+
+
+def observe_all(directory: str) -> list[Observation]:
+    """Everything in the directory that is called as queues' files are.  (Others come and go meanwhile.)"""
+    try:
+        files = sorted(os.listdir(directory))
+    except PermissionError:
+        raise errors.QueueAccessDenied(errno.EACCES, f"{safe(directory)} cannot be listed by this user: permission denied") from None
+    except OSError:
+        raise _nothing_to_list(directory) from None
+    found = (observe_file(directory, file) for file in files if file.startswith(_FILE_PREFIX))
+    return [observation for observation in found if observation is not None]
+
+
+def _nothing_to_list(directory: str) -> Exception:
+    error = errors.QueueNoDirectory(
+        errno.ENOTDIR, f"{safe(directory)} is no directory that holds queues; name one in SAGE_QUEUE_DIR, or unset it for /dev/shm"
+    )
+    error.code = lib.RINGBUF_E_NO_DIRECTORY
+    return error
+
+
+def deleted_in(directory: str) -> list[tuple[str, list[int]]]:
+    """Queues of the directory whose file was deleted by others while processes use them: the names, and the pids of those processes.
+
+    As far as /proc lets us look into processes: root sees all, others their own.  (One that is just being made looks the same.)
+    """
+    there = os.path.realpath(directory)
+    users: dict[tuple[int, str], set[int]] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:  # gone, or not ours to look into
+            continue
+        for descriptor in descriptors:
+            path = f"/proc/{pid}/fd/{descriptor}"
+            try:
+                if os.path.dirname(os.readlink(path)) != there:
+                    continue
+                facts = os.stat(path)
+                if facts.st_nlink or not stat.S_ISREG(facts.st_mode):
+                    continue
+                name = _name_if_deleted(directory, path)
+            except (OSError, errors.SageQueueError):
+                continue
+            if name is not None:
+                users.setdefault((facts.st_ino, name), set()).add(int(pid))
+    return [(name, sorted(pids)) for (_, name), pids in sorted(users.items(), key=lambda each: each[0][1])]
+
+
+def _name_if_deleted(directory: str, path: str) -> str | None:
+    """The name of the queue in a file without a name, unless it is no queue or this library has removed it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        found = _observe(directory, lambda *out: int(lib.ringbuf_observe_fd(*out, fd)))
+    finally:
+        os.close(fd)
+    return found.own_name if found is not None and found.is_deleted else None
+
+
 def shut_down(handle: Any, immediate: bool) -> None:
     check(lib.ringbuf_shutdown(handle, 1 if immediate else 0), handle=handle)
 
@@ -527,7 +649,7 @@ def error_of(
     make = _MAKERS.get(status)
     if status == lib.RINGBUF_E_CORRUPT and handle is not None and _is_truncated(handle):
         error: Exception = errors.QueueCorrupt(
-            f"the file of queue {name_of(handle)!r}, {path_of(handle)}, was truncated while it was in use, and what was in it is "
+            f"the file of queue {name_of(handle)!r}, {safe(path_of(handle))}, was truncated while it was in use, and what was in it is "
             "lost; close the queue, remove it with destroy_queue() or `sage-queue rm`, and create it anew"
         )
     elif status == lib.RINGBUF_E_CROWDED:
@@ -536,7 +658,8 @@ def error_of(
         error = errors.SageQueueError(_text(status))
     else:
         directory = os.path.abspath(directory or default_directory())
-        error = make(status, "a queue without a name" if name is None else f"queue {name!r}", directory, needed, info)
+        what = "a queue without a name" if name is None else f"queue {name!r}"
+        error = (None if name is None else _obstacle(status, name, directory)) or make(status, what, directory, needed, info)
     if isinstance(error, errors.SageQueueError):
         error.code = status
     return error
@@ -558,24 +681,88 @@ def _crowded(name: str | None, directory: str, handle: Any) -> str:
 
 def _max_participants_of(name: str | None, directory: str) -> int:
     """What the queue's file says; 0 if it cannot be found or read by now."""
-    for file, known in names_in(directory):
-        if name is None or known not in (None, name):
-            continue
-        try:
-            with open(os.path.join(directory, file), "rb", buffering=0) as opened:
-                header = opened.read(2048)
-        except OSError:
-            continue
-        size = int.from_bytes(header[680:688], sys.byteorder)
-        if header[:8] == _MAGIC and header[688 : 688 + size] == name.encode():
-            return int.from_bytes(header[16:20], sys.byteorder)
-    return 0
+    try:
+        found = None if name is None else observe(name, directory=directory)
+    except (errors.SageQueueError, OSError, ValueError):
+        return 0
+    return found.info.max_participants if found is not None and found.info is not None and not found.is_misplaced else 0
 
 
 def _is_truncated(handle: Any) -> bool:
     info = ffi.new("ringbuf_info *")
     check(lib.ringbuf_get_info(handle, info))
     return bool(info.truncated)
+
+
+def _obstacle(status: int, name: str, directory: str) -> Exception | None:
+    """The error for a name under which something else lies than a queue of this user's, or a damaged one; None: nothing to be seen.
+
+    It keeps what is known of the last call (_refusal, _layout_met), unless something cannot even be looked at.
+    """
+    if status not in (lib.RINGBUF_E_CORRUPT, lib.RINGBUF_E_ACCESS, lib.RINGBUF_E_VERSION, lib.RINGBUF_E_GONE):
+        return None
+    if status == lib.RINGBUF_E_ACCESS and _refusal()[0].startswith(_NOT_ABOUT_OWNERS):
+        return None
+    try:
+        found = observe(name, directory=directory)
+    except (errors.SageQueueError, OSError, ValueError):
+        return None
+    if found is None or (status == lib.RINGBUF_E_GONE) != found.is_misplaced:
+        return None
+    if status == lib.RINGBUF_E_ACCESS and found.file_type == "file":
+        return _of_another(name, directory, found)
+    if status == lib.RINGBUF_E_VERSION:
+        problem = _layout_met() if found.condition == "other layout" else None
+    else:
+        problem = found.problem()
+    if problem is None:
+        return None
+    owner = "" if found.uid == os.geteuid() else f" (which belongs to {login_name(found.uid)})"
+    text = f"what lies in the place of queue {name!r}, {safe(found.path)}{owner}, {problem}; {_remedy(found, directory)}"
+    if status == lib.RINGBUF_E_CORRUPT:
+        return errors.QueueCorrupt(text)
+    if status == lib.RINGBUF_E_VERSION:
+        return errors.QueueVersionError(text)
+    if status == lib.RINGBUF_E_GONE:
+        return errors.QueueNotFound(errno.ENOENT, text)
+    return errors.QueueAccessDenied(errno.EACCES, text) if found.condition == "no file" else None
+
+
+def _may(path: str, how: int) -> bool:
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _of_another(name: str, directory: str, found: Observation) -> Exception | None:
+    """The error for a queue of another user's; None: that is not the reason."""
+    if found.uid == os.geteuid() or not _may(directory, os.W_OK):
+        return None
+    mode = found.mode & 0o777
+    if _may(found.path, os.R_OK | os.W_OK):
+        wished = mode if mode & 0o077 else 0o660  # 0600 says that no other user's is meant
+        remedy = f"to use it, and trust that user with what is in it, open it with permissions=0o{wished:03o}"
+    else:
+        remedy = "let that user create it with permissions=0o660 and open it with the same"
+    return errors.QueueAccessDenied(
+        errno.EACCES,
+        f"queue {name!r} in {safe(directory)} is not ours to use: permission denied, for its file, of mode {mode:04o}, belongs to another "
+        f"user, {login_name(found.uid)}; {remedy}, or take another name{_why()}",
+    )
+
+
+def _remedy(found: Observation, directory: str) -> str:
+    """What helps against something that lies in the place of a queue."""
+    try:
+        facts = os.stat(directory)
+        is_sticky = bool(facts.st_mode & stat.S_ISVTX)
+    except OSError:
+        return "take another name"
+    if is_sticky and os.geteuid() not in (0, found.uid, facts.st_uid):
+        return "only that user and root can remove it there; take another name, or a directory of your own in SAGE_QUEUE_DIR"
+    if found.condition == "no file" or found.is_misplaced:
+        return "remove it by hand, or take another name"
+    if found.condition == "other layout":
+        return "use the same version everywhere, or remove it with destroy_queue() or `sage-queue rm`"
+    return "remove it with destroy_queue() or `sage-queue rm`, or take another name"
 
 
 def _too_large(status: int, what: str, directory: str, needed: int, info: Info) -> Exception:
@@ -591,8 +778,9 @@ def _no_space(status: int, what: str, directory: str, needed: int, info: Info | 
         wanted += " at once"
     return errors.QueueNoSpace(
         errno.ENOSPC,
-        f"no room left in {directory} for {wanted}: {_free_bytes(directory)}; remove what dead processes have left there (`sage-queue gc`), "
-        f"make it larger ({LARGER}), give a smaller capacity or arena, or name a larger directory in SAGE_QUEUE_DIR{_file_limit()}{_why()}",
+        f"no room left in {safe(directory)} for {wanted}: {_free_bytes(directory)}; remove what dead processes have left there "
+        f"(`sage-queue gc`), make it larger ({LARGER}), give a smaller capacity or arena, or name a larger directory in "
+        f"SAGE_QUEUE_DIR{_file_limit()}{_why()}",
     )
 
 
@@ -671,14 +859,18 @@ def _errno_or(usual: int) -> int:
     return _refusal()[1] or usual
 
 
+def _layout_met() -> str:
+    """What the layout is that this thread's last call of the library has met."""
+    found = int(lib.ringbuf_error_layout())
+    return _of_another_layout(found & ~_SWAPPED, bool(found & _SWAPPED))
+
+
+_SWAPPED = 1 << 31  # in that number, of a file of another byte order
+
+
 def _wrong_version(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
-    found, ours = int(lib.ringbuf_error_layout()), int(lib.ringbuf_layout_version())
-    swapped = found >= 1 << 31
-    found &= (1 << 31) - 1
-    other = f"has layout {found}; this one reads layout {ours}" + (", and it was made on a machine with another byte order" if swapped else "")
     return errors.QueueVersionError(
-        f"{what} in {directory} was made by another version of this library, or on a machine with another byte order: it {other}.  Use "
-        "the same version everywhere, or remove it with destroy_queue()"
+        f"{what} in {safe(directory)} {_layout_met()}; use the same version everywhere, or remove it with destroy_queue()"
     )
 
 
@@ -691,23 +883,23 @@ def _no_files(status: int, what: str, directory: str, needed: int, info: Info | 
 def _no_directory(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
     return errors.QueueNoDirectory(
         errno.ENOTDIR,
-        f"{directory} is no directory that can hold {what}; name one on a tmpfs in SAGE_QUEUE_DIR, or unset it for /dev/shm{_why()}",
+        f"{safe(directory)} is no directory that can hold {what}; name one on a tmpfs in SAGE_QUEUE_DIR, or unset it for /dev/shm{_why()}",
     )
 
 
 def _access_denied(status: int, what: str, directory: str, needed: int, info: Info | None) -> Exception:
     call, number = _refusal()
     if call.startswith(_NOT_ABOUT_OWNERS):
-        return errors.QueueAccessDenied(number, f"{what} in {directory} cannot be used: the operating system refused{_why()}")
-    if os.path.isdir(directory) and not os.access(directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return errors.QueueAccessDenied(number, f"{what} in {safe(directory)} cannot be used: the operating system refused{_why()}")
+    if os.path.isdir(directory) and not _may(directory, os.W_OK):
         return errors.QueueAccessDenied(
             errno.EACCES,
-            f"{what} cannot be used: {directory} is read-only (mounted so), or not this user's to write to; name another directory in "
+            f"{what} cannot be used: {safe(directory)} is read-only (mounted so), or not this user's to write to; name another directory in "
             f"SAGE_QUEUE_DIR, or have this one opened{_why()}",
         )
     return errors.QueueAccessDenied(
         errno.EACCES,
-        f"{what} in {directory} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let "
+        f"{what} in {safe(directory)} is not ours to use: permission denied, or its file belongs to another user (or is no plain file); let "
         f"its owner create it with permissions=0o660 and open it with the same, or take another name{_why()}",
     )
 
@@ -719,17 +911,17 @@ _MAKERS: dict[int, Any] = {
     lib.RINGBUF_E_TOO_LARGE: _too_large,
     lib.RINGBUF_E_INVALID: lambda s, what, d, n, i: errors.QueueInvalid(f"{what}: {_text(s)}"),
     lib.RINGBUF_E_NOT_FOUND: lambda s, what, d, n, i: errors.QueueNotFound(
-        errno.ENOENT, f'there is no {what} in {d}; create it first, or open it with mode="open_or_create"'
+        errno.ENOENT, f'there is no {what} in {safe(d)}; create it first, or open it with mode="open_or_create"'
     ),
     lib.RINGBUF_E_GONE: lambda s, what, d, n, i: errors.QueueNotFound(
-        errno.ENOENT, f"{what} is gone, and another one in {d} has its name now; get a new reference"
+        errno.ENOENT, f"{what} is gone, and another one in {safe(d)} has its name now; get a new reference"
     ),
     lib.RINGBUF_E_EXISTS: lambda s, what, d, n, i: errors.QueueExists(
-        errno.EEXIST, f'{what} exists in {d} already; take another name, or mode="open_or_create"'
+        errno.EEXIST, f'{what} exists in {safe(d)} already; take another name, or mode="open_or_create"'
     ),
     lib.RINGBUF_E_ACCESS: _access_denied,
     lib.RINGBUF_E_CORRUPT: lambda s, what, d, n, i: errors.QueueCorrupt(
-        f"{what} in {d}: the file is not a queue, or something wrote over it or truncated it; remove it with destroy_queue() or "
+        f"{what} in {safe(d)}: the file is not a queue, or something wrote over it or truncated it; remove it with destroy_queue() or "
         "`sage-queue rm`"
     ),
     lib.RINGBUF_E_VERSION: _wrong_version,
@@ -739,16 +931,16 @@ _MAKERS: dict[int, Any] = {
         f"{_lock_limit()}{_why()}"
     ),
     lib.RINGBUF_E_BUSY: lambda s, what, d, n, i: errors.QueueBusy(
-        f"{what} in {d} is in use, and this needs it alone; try again when the others have closed it"
+        f"{what} in {safe(d)} is in use, and this needs it alone; try again when the others have closed it"
     ),
     lib.RINGBUF_E_NO_FILES: _no_files,
     lib.RINGBUF_E_NO_DIRECTORY: _no_directory,
     lib.RINGBUF_E_NO_DESCRIPTOR: lambda s, what, d, n, i: errors.QueueNoDescriptor(
         errno.EBADF,
-        f"this process has closed the file descriptor of {what} (os.closerange, or a library that makes a daemon), and its file in {d} "
+        f"this process has closed the file descriptor of {what} (os.closerange, or a library that makes a daemon), and its file in {safe(d)} "
         f"cannot be opened again: it has no name any more, or is not this user's{_why()}; open the queue after that, by name or reference",
     ),
     lib.RINGBUF_E_SYSTEM: lambda s, what, d, n, i: errors.QueueSystemError(
-        _errno_or(errno.EIO), f"the operating system refused an operation on {what} in {d}{_why()}"
+        _errno_or(errno.EIO), f"the operating system refused an operation on {what} in {safe(d)}{_why()}"
     ),
 }

@@ -231,6 +231,26 @@ static void use(uint32_t slot)
         listed(ringbuf_items_fd(rb, &fd), BIT(OK) | BIT(E_BUSY) | BIT(E_CORRUPT) | BIT(E_ACCESS) | BIT(E_NO_FILES));
 }
 
+/** Look from outside at whatever lies under the usual names. */
+static void observe(void)
+{
+    static const char *const names[] = {"q", "x", "a/b", "\xff\xfe"};
+    ringbuf_options options;
+    ringbuf_info info;
+    ringbuf_stats stats;
+    ringbuf_options_init(&options);
+    options.directory = fuzz_directory();
+    for (uint32_t i = 0; i < sizeof names / sizeof *names; i++) {
+        ringbuf_observation observation = {.struct_bytes = sizeof observation};
+        ringbuf_status status = listed(ringbuf_observe(&observation, &info, &stats, names[i], &options),
+                                       BIT(OK) | BIT(E_NOT_FOUND) | BIT(E_NO_MEMORY));
+        if (status != RINGBUF_OK) continue;
+        FUZZ_CHECK(observation.condition <= RINGBUF_UNREADABLE && observation.file_type <= RINGBUF_DEVICE, observation.condition);
+        FUZZ_CHECK(observation.name_bytes <= RBI_NAME_MAX_BYTES && !observation.name[observation.name_bytes], observation.name_bytes);
+        FUZZ_CHECK(memchr(info.tag, 0, sizeof info.tag) && memchr(info.note, 0, sizeof info.note), 0);
+    }
+}
+
 static void step(void)
 {
     uint8_t what = input_byte(&input);
@@ -284,6 +304,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     input = (struct input){data, size};
     fuzz_begin();
     for (uint32_t steps = 0; steps < STEPS_MOST && !input_ended(&input); steps++) step();
+    observe();
     for (uint32_t slot = 0; slot < HANDLES; slot++) {
         ringbuf_free(handles[slot]);
         handles[slot] = NULL;

@@ -604,6 +604,24 @@ static void do_commit(ringbuf *rb)
     if (listed(ringbuf_commit(thing->rb, &thing->reservation, size, read_deadline()), PUTTING) == RINGBUF_OK) thing->kind = NOTHING;
 }
 
+/** A look from outside, at whatever the memory says.  Without points: what is held back stays for the calls that it was meant for. */
+static void observe(void)
+{
+    ringbuf_observation observation = {.struct_bytes = sizeof observation};
+    ringbuf_info info;
+    ringbuf_stats stats;
+    void (*hook)(enum rbi_point point) = rbi_point_hook;
+    rbi_point_hook = NULL;
+    ringbuf_status status = listed(ringbuf_observe(&observation, &info, &stats, "q", &world.options), BIT(OK) | BIT(E_NOT_FOUND));
+    rbi_point_hook = hook;
+    if (status != RINGBUF_OK) return;
+    FUZZ_CHECK(observation.condition <= RINGBUF_NO_QUEUE && observation.file_type == RINGBUF_FILE, observation.condition);
+    FUZZ_CHECK(observation.name_bytes <= RBI_NAME_MAX_BYTES && !observation.name[observation.name_bytes], observation.name_bytes);
+    FUZZ_CHECK(memchr(info.tag, 0, sizeof info.tag) && memchr(info.note, 0, sizeof info.note), 0);
+    FUZZ_CHECK(observation.handles + observation.dead <= info.max_participants && observation.processes <= observation.handles, observation.handles);
+    FUZZ_CHECK(stats.arena_used_bytes <= stats.arena_bytes && stats.used_bytes <= RBI_LANES * stats.capacity_bytes, stats.used_bytes);
+}
+
 static void do_look(ringbuf *rb)
 {
     uint64_t items = 0, recovered = 0;
@@ -613,6 +631,7 @@ static void do_look(ringbuf *rb)
     ringbuf_peer peers[2];
     ringbuf_findings findings;
     size_t count = 0;
+    observe();
     switch (input_below(&world.input, 7)) {
     case 0: listed(ringbuf_size(rb, &items), LOOKING); break;
     case 1:
@@ -776,6 +795,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     begin(input_byte(&world.input));
     rbi_point_hook = at_point;
     for (uint32_t steps = 0; steps < STEPS_MOST && !input_ended(&world.input); steps++) step();
+    observe();
     for (uint32_t i = 0; i < THINGS; i++) read_thing(&world.things[i]);
     for (uint32_t slot = 0; slot < HANDLES; slot++) free_handle(slot);
     for (uint32_t i = 0; i < THINGS; i++) end_thing(&world.things[i]);

@@ -85,14 +85,16 @@ static int holder_of(uint32_t which, int me)
     return kernel.exclusive[which];
 }
 
-bool rbi_lock_is_held(rbi_fd fd, uint32_t which)
+uint32_t rbi_lock_look(rbi_fd fd, uint32_t which)
 {
     int me = fd - PLATFORM_MODEL_FD;
     model_step("asks about the lock", which);
     int holder = holder_of(which, me);
-    bool held = (holder >= 0 && holder != me) || kernel.shared[which] & ~(1u << me);
-    if (model_trace && model_self() >= 0) printf("            %s\n", held ? "it is held" : "it is not held");
-    return held;
+    uint32_t presence = RINGBUF_NOBODY;
+    if (holder >= 0 && holder != me) presence = RINGBUF_ALONE;
+    else if (kernel.shared[which] & ~(1u << me)) presence = RINGBUF_SOMEBODY;
+    if (model_trace && model_self() >= 0) printf("            %s\n", presence != RINGBUF_NOBODY ? "it is held" : "it is not held");
+    return presence;
 }
 
 ringbuf_status rbi_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kind kind)

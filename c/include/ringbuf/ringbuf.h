@@ -202,6 +202,51 @@ typedef struct ringbuf_stats {
     uint64_t dead_letters;     /* messages that were moved to the dead-letter queue */
 } ringbuf_stats;
 
+/** What lies where a queue's file would be. */
+enum ringbuf_condition {
+    RINGBUF_SOUND = 0,         /* a queue that this library can attach to, as far as a look can tell */
+    RINGBUF_DAMAGED = 1,       /* a queue's file that something wrote over or truncated */
+    RINGBUF_OTHER_LAYOUT = 2,  /* a queue of another layout version or byte order */
+    RINGBUF_NO_QUEUE = 3,      /* a plain file that is no queue */
+    RINGBUF_NO_FILE = 4,       /* no plain file: file_type tells what it is */
+    RINGBUF_UNREADABLE = 5     /* a plain file that this process may not read */
+};
+
+enum ringbuf_file_type {
+    RINGBUF_FILE = 0, RINGBUF_FOLDER = 1, RINGBUF_LINK = 2, RINGBUF_FIFO = 3, RINGBUF_SOCKET = 4, RINGBUF_DEVICE = 5
+};
+
+/** Who is attached to a queue. */
+enum ringbuf_presence {
+    RINGBUF_NOBODY = 0,
+    RINGBUF_SOMEBODY = 1,
+    RINGBUF_ALONE = 2          /* one process that looks at this moment whether the queue is to be removed */
+};
+
+/** What a look at a queue's file from outside has found.  Set struct_bytes before the call. */
+typedef struct ringbuf_observation {
+    uint64_t struct_bytes;     /* in: sizeof of this struct; lets it grow */
+    uint64_t file_bytes;
+    uint64_t memory_bytes;     /* what the file occupies */
+    uint32_t condition;        /* enum ringbuf_condition */
+    uint32_t file_type;        /* enum ringbuf_file_type */
+    uint32_t user;             /* the file's owner */
+    uint32_t mode;             /* the file's permissions now */
+    uint32_t presence;         /* enum ringbuf_presence */
+    uint32_t unlinked;         /* enum ringbuf_unlinked; only of what is sound */
+    uint32_t misplaced;        /* 1: its name belongs to another file name, so that no call finds it here; 0 after ringbuf_observe_fd */
+    uint32_t layout_version;   /* of what is sound, damaged or of another layout; so are flags, id and name, as far as they can be read */
+    uint32_t other_byte_order; /* 1: made on a machine with another byte order */
+    uint32_t flags;            /* enum ringbuf_flag */
+    uint32_t handles;          /* living participants; this and the next two only of what is sound */
+    uint32_t dead;             /* participants that died and were not cleaned up after yet */
+    uint32_t processes;        /* different pids among the living: containers that share the queue may have the same ones */
+    uint32_t name_bytes;       /* 0: the name cannot be read */
+    uint8_t id[16];
+    char name[1032];           /* ends with a zero byte; may hold any other */
+    char file_name[256];       /* of the file, without its directory; empty after ringbuf_observe_fd */
+} ringbuf_observation;
+
 /** One attached participant. */
 typedef struct ringbuf_peer {
     uint32_t number;           /* its number in this queue, from 1 */
@@ -329,6 +374,27 @@ RINGBUF_API ringbuf_status ringbuf_unlink_name(const char *name, const ringbuf_o
  *  *removed counts them.  `options` (may be NULL): directory.  Does not block.  Never touches a queue in use. */
 RINGBUF_API ringbuf_status ringbuf_collect(uint64_t *removed, const ringbuf_options *options);
 
+/** Look at the queue of this name, or at whatever lies where its file would be, without attaching and without changing anything.
+ *
+ *  Reads the file and never maps it.  Takes no lock, joins nothing, cleans up after nobody, removes nothing, and works as well when
+ *  all participants' places are taken.  Opens plain files only, for reading, and never waits.
+ *  `info` and `stats` may be NULL.  *info is what ringbuf_get_info tells if the stamp can be read (else zeros; id is that of the
+ *  observation), *stats what ringbuf_get_stats tells if the condition is RINGBUF_SOUND (else zeros).  While others put and take,
+ *  the figures are of slightly different moments.  Nothing in the file is believed unchecked.
+ *  Of `options` (may be NULL) only directory matters.  Any thread may call it.
+ *  Returns  RINGBUF_OK           something lies there, and observation->condition says what
+ *           RINGBUF_E_NOT_FOUND  nothing does
+ *           RINGBUF_E_INVALID, _NO_FILES, _NO_MEMORY, _ACCESS (to the directory), _NO_DIRECTORY, _SYSTEM */
+RINGBUF_API ringbuf_status ringbuf_observe(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, const char *name,
+                                           const ringbuf_options *options);
+
+/** The same for a path. */
+RINGBUF_API ringbuf_status ringbuf_observe_file(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats,
+                                                const char *path);
+
+/** The same for an open file, which may have lost its name.  It stays open. */
+RINGBUF_API ringbuf_status ringbuf_observe_fd(ringbuf_observation *observation, ringbuf_info *info, ringbuf_stats *stats, int fd);
+
 /** Put one message of `size` bytes (0 is allowed) into the queue, waiting until `deadline_ns` for room.
  *
  *  Messages of up to ringbuf_info.ring_message_bytes lie in the ring, larger ones in the arena.
@@ -404,7 +470,8 @@ RINGBUF_API ringbuf_status ringbuf_take(ringbuf *rb, ringbuf_message *message, v
 /** Take up to `most` of the oldest messages, in order: wait until `deadline_ns` for the first, then take what is there.  Of more than
  *  one message no more than `most_bytes` in all (SIZE_MAX: any number).
  *
- *  As many as fit are copied into `buffer`, one behind another; their `copied` is 1.  What `messages` held before does not count.  End them with ringbuf_ack_all or ringbuf_return_all, or one by one, as after ringbuf_take.
+ *  As many as fit are copied into `buffer`, one behind another; their `copied` is 1.  What `messages` held before does not count.  End
+ *  them with ringbuf_ack_all or ringbuf_return_all, or one by one, as after ringbuf_take.
  *  Blocks and returns as ringbuf_take; with RINGBUF_OK, *count is at least 1. */
 RINGBUF_API ringbuf_status ringbuf_take_many(ringbuf *rb, ringbuf_message *messages, size_t *count, size_t most, size_t most_bytes,
                                              void *buffer, size_t capacity, int64_t deadline_ns);

@@ -144,6 +144,22 @@ ringbuf_status rbi_open_file(rbi_fd *fd, const char *path)
     return open_status(fd, open_above(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0));
 }
 
+ringbuf_status rbi_open_to_read(rbi_fd *fd, const char *path)
+{
+    struct stat st;
+    *fd = -1;
+    /* First without opening: to open a FIFO is an event for those at its other end, and a device may do anything. */
+    if (lstat(path, &st) < 0) return refused("lstat", errno);
+    if (!S_ISREG(st.st_mode)) return RINGBUF_E_CORRUPT;
+    /* O_NONBLOCK: also if it has become a FIFO by now, or if its owner holds a lease on it. */
+    *fd = open_above(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+    if (*fd < 0) return errno == EAGAIN ? RINGBUF_E_ACCESS : refused("open", errno);
+    if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode)) return RINGBUF_OK;
+    close(*fd);
+    *fd = -1;
+    return RINGBUF_E_CORRUPT;
+}
+
 /* The name under which the kernel shows an open file.  Longest: "/proc/self/fd/2147483647". */
 static void fd_path(char path[32], rbi_fd fd)
 {
@@ -226,15 +242,29 @@ ringbuf_status rbi_file_link(rbi_fd fd, const char *from, const char *path)
     return error == ENOENT && errno == EEXIST ? RINGBUF_E_EXISTS : refused("linkat", error);
 }
 
+static uint32_t type_of(const struct stat *st)
+{
+    switch (st->st_mode & S_IFMT) {
+    case S_IFREG: return RINGBUF_FILE;
+    case S_IFDIR: return RINGBUF_FOLDER;
+    case S_IFLNK: return RINGBUF_LINK;
+    case S_IFIFO: return RINGBUF_FIFO;
+    case S_IFSOCK: return RINGBUF_SOCKET;
+    default: return RINGBUF_DEVICE;
+    }
+}
+
 static struct rbi_file_facts facts_of(const struct stat *st)
 {
     return (struct rbi_file_facts){
         .device = st->st_dev,
         .inode = st->st_ino,
         .bytes = (uint64_t)st->st_size,
+        .memory_bytes = (uint64_t)st->st_blocks * 512,
         .links = (uint32_t)st->st_nlink,
         .user = st->st_uid,
         .mode = st->st_mode & 07777,
+        .type = type_of(st),
         .regular = S_ISREG(st->st_mode),
     };
 }
@@ -262,6 +292,20 @@ ringbuf_status rbi_file_read(rbi_fd fd, void *bytes, size_t count)
     ssize_t got = pread(fd, bytes, count, 0);
     if (got < 0) return refused("pread", errno);
     return (size_t)got == count ? RINGBUF_OK : RINGBUF_E_CORRUPT;
+}
+
+ringbuf_status rbi_file_read_at(rbi_fd fd, size_t *got, void *bytes, size_t count, uint64_t offset)
+{
+    ssize_t read;
+    *got = 0;
+    while (*got < count) { /* a signal, or a read of more than 2 GiB, ends one early */
+        read = pread(fd, (uint8_t *)bytes + *got, count - *got, (off_t)(offset + *got));
+        if (read < 0 && errno == EINTR) continue;
+        if (read < 0) return refused("pread", errno);
+        if (read == 0) break;
+        *got += (size_t)read;
+    }
+    return RINGBUF_OK;
 }
 
 size_t rbi_text_read(rbi_fd fd, char *text, size_t most)
@@ -358,11 +402,13 @@ ringbuf_status rbi_process_lock_try(rbi_fd fd, uint32_t which, enum rbi_lock_kin
 
 void rbi_process_lock_drop(rbi_fd fd, uint32_t which) { set_lock(fd, F_SETLK, which, 1, F_UNLCK); }
 
-bool rbi_lock_is_held(rbi_fd fd, uint32_t which)
+uint32_t rbi_lock_look(rbi_fd fd, uint32_t which)
 {
-    /* Walks the file's locks as setting one does, but allocates nothing for one that it will not set.  l_pid must be 0. */
+    /* Walks the file's locks as setting one does, but allocates nothing for one that it will not set.  l_pid must be 0.  For
+     * writing: any lock of others would be in the way. */
     struct flock lock = locked_bytes(which, 1, F_WRLCK);
-    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK) return RINGBUF_NOBODY;
+    return lock.l_type == F_RDLCK ? RINGBUF_SOMEBODY : RINGBUF_ALONE;
 }
 
 /* ---- flags ---- */

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from .. import _native
-from .._address import human_bytes
+from .._address import human_bytes, safe
 from .._errors import Empty
 from .._queue import SageQueue
 from . import demo_workers
@@ -183,13 +183,17 @@ def _show(report: Report, plan: Plan, console: Console) -> None:
         rate = report.received / report.seconds
         table.add_row("throughput", f"{rate:,.0f} messages/s, {human_bytes(int(report.bytes / report.seconds))}/s")
     bound = f"at most {plan.maxsize:,} waiting" if plan.maxsize else "as many waiting as fit"
-    table.add_row("latency", f"p50 {report.p50_us:,.0f} µs, p99 {report.p99_us:,.0f} µs, put to got, at full load ({bound})")
+    us = "µs" if console.encoding.lower().startswith("utf") else "us"
+    table.add_row("latency", f"p50 {report.p50_us:,.0f} {us}, p99 {report.p99_us:,.0f} {us}, put to got, at full load ({bound})")
     table.add_row(
         "check",
         f"{report.lost} lost, {report.doubled} doubled, {report.disordered} out of order, {report.damaged} damaged",
     )
-    table.add_row("left in memory", ", ".join(report.left_behind) or "nothing")
+    table.add_row("left in memory", safe(", ".join(report.left_behind)) or "nothing")
     for problem in report.problems:
         table.add_row("problem", problem)
     console.print(table)
-    console.print("[bold green]everything arrived, once and in order[/]" if report.good else "[bold red]something went wrong[/]")
+    if report.good:
+        console.print("everything arrived, once and in order", style="bold green")
+    else:
+        console.print("something went wrong", style="bold red")
