@@ -636,6 +636,9 @@ static int install(void)
         callback_name = Py_BuildValue("(s)", "buffer_callback");
         torch_name = PyUnicode_InternFromString("torch");
         if (protocol && callback_name && torch_name) type = PyType_FromSpec(&spec);
+        /* An unhandled KeyboardInterrupt ends the process by SIGINT once the interpreter is finalized, and then no destructor runs.  If there
+         * is no place for it (-1), only that end is the worse for it. */
+        if (type) (void)Py_AtExit(ringbuf_leave_all);
     }
     PyObject *module = PyImport_ImportModule("sage_queue._ringbuf");
     int result = module && type && block_install(module) == 0 && taken_install(module) == 0 ? PyObject_SetAttrString(module, "Port", type) : -1;

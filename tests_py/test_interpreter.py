@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -80,6 +81,22 @@ def test_the_interpreter_ends_quietly_while_daemon_threads_wait(
             assert seen == list(range(seen[-1] + 1))  # all of them, up to some moment
         assert clean(q)
         assert q.get_stats()["participants"] == 1
+    assert list(queue_directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("which", WAITS)
+def test_ctrl_c_ends_the_interpreter_and_leaves_nothing_while_daemon_threads_wait(
+    name: str, which: str, run_python: Run, queue_directory: pathlib.Path
+) -> None:
+    """Python ends itself by SIGINT then, so that no destructor of the C library runs."""
+    done = run_python(WAITING + "os.kill(os.getpid(), 2)\ntime.sleep(60)\n", name, which, "Ctrl-C", check=False)
+    assert done.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in done.stderr
+    with SageQueue[Any](name) as q:  # with messages in it, that of "put again and again" stays
+        q.drain()
+        assert clean(q)
+        assert q.get_stats()["participants"] == 1
+        assert q.get_stats()["recoveries"] == 0
     assert list(queue_directory.iterdir()) == []
 
 
