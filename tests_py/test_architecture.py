@@ -72,6 +72,7 @@ PYTHON_FLOORS = {
     "__init__": 3,
     "__main__": 3,
     "ray": 3,
+    "compat": 3,
     "cli": 3,
 }
 PYTHON_SAME_FLOOR = {
@@ -208,3 +209,5 @@ def test_every_function_of_the_header_is_in_the_module_and_no_other() -> None:
 def test_the_alias_package_shadows_no_other_sage() -> None:
     assert not (ROOT / "python/sage/__init__.py").exists()
     assert not (ROOT / "python/sage/utils/__init__.py").exists()
+    assert not (ROOT / "python/sage/extensions/__init__.py").exists()
+    assert not (ROOT / "python/sage_ext/__init__.py").exists()
