@@ -517,13 +517,15 @@ static void test_a_call_that_finds_no_pages_waits_for_those_that_messages_will_f
         call_for_pages(&call); /* a poll */
         ASSERT_STATUS(RINGBUF_E_NO_SPACE, call.status);
         TEST_ASSERT_EQUAL_UINT64(0, stats_of(queue).reserved);
-        call.deadline_ns = ringbuf_now_ns() + 30 * (int64_t)MILLISECOND;
-        const uint64_t sleeps = stats_of(queue).sleeps;
-        call_for_pages(&call);
-        ASSERT_STATUS(RINGBUF_E_NO_SPACE, call.status);
-        TEST_ASSERT_GREATER_OR_EQUAL_INT64(call.deadline_ns, ringbuf_now_ns());
-        TEST_ASSERT_TRUE(stats_of(queue).sleeps > sleeps); /* it has waited, and not tried all the time */
-        TEST_ASSERT_TRUE(stats_of(queue).sleeps < sleeps + 20);
+        uint64_t sleeps;
+        do { /* it waits, and does not try all the time; once more if the machine was so busy that the deadline passed before it slept */
+            call.deadline_ns = ringbuf_now_ns() + 30 * (int64_t)MILLISECOND;
+            sleeps = stats_of(queue).sleeps;
+            call_for_pages(&call);
+            ASSERT_STATUS(RINGBUF_E_NO_SPACE, call.status);
+            TEST_ASSERT_GREATER_OR_EQUAL_INT64(call.deadline_ns, ringbuf_now_ns());
+            TEST_ASSERT_TRUE(stats_of(queue).sleeps < sleeps + 20);
+        } while (stats_of(queue).sleeps == sleeps);
         call.deadline_ns = RINGBUF_FOREVER;
         TEST_ASSERT_EQUAL_INT(0, pthread_create(&call.thread, NULL, call_for_pages, &call));
         nap_ms(2);
@@ -786,9 +788,11 @@ static int lock_beyond_the_limit(void *context)
     options.memory = RINGBUF_LOCK_MEMORY;
     if (ringbuf_create(&rb, "locked", &options) != RINGBUF_E_NO_MEMORY || rb) return 1;
     options.memory = 0;
-    if (mlockall(MCL_FUTURE) != 0) return 12;
-    if (ringbuf_create(&rb, "locked", &options) != RINGBUF_E_NO_MEMORY || rb) return 2;
-    munlockall();
+    if (!SANITIZED) { /* with a sanitizer mlockall does nothing */
+        if (mlockall(MCL_FUTURE) != 0) return 12;
+        if (ringbuf_create(&rb, "locked", &options) != RINGBUF_E_NO_MEMORY || rb) return 2;
+        munlockall();
+    }
     if (ringbuf_create(&rb, "locked", &options) != RINGBUF_OK) return 3;
     ringbuf_free(rb);
     return directory_entries(suite_directory, names, sizeof names) == 1 ? 0 : 4;

@@ -309,7 +309,10 @@ static void after_fork_in_child(void)
             rb->registry.self = 0;
         }
     }
-    if (remembered) remembered_by_parent = remembered; /* what the parent has left, it sees to; nothing can be freed here */
+    /* What the parent has left, it sees to.  Nothing can be freed here, so it is set aside, behind what its parents had left. */
+    struct left **end = &remembered_by_parent;
+    while (*end) end = &(*end)->next;
+    *end = remembered;
     remembered = NULL;
     remembered_count = 0;
     rbi_store_relaxed64(&next_look.unnamed_ns, 0); /* relaxed, as above: a process that begins looks */
