@@ -205,4 +205,9 @@ int taken_install(PyObject *module);
 /** NULL with an exception. */
 taken *taken_new(PyObject *keeper, ringbuf *rb);
 
+/* ---- clock.c ---- */
+
+/** As block_install(). */
+int clock_install(PyObject *module);
+
 #endif

@@ -644,7 +644,9 @@ static int install(void)
         if (type) (void)Py_AtExit(ringbuf_leave_all);
     }
     PyObject *module = PyImport_ImportModule("sage_queue._ringbuf");
-    int result = module && type && block_install(module) == 0 && taken_install(module) == 0 ? PyObject_SetAttrString(module, "Port", type) : -1;
+    int result = -1;
+    if (module && type && block_install(module) == 0 && taken_install(module) == 0 && clock_install(module) == 0)
+        result = PyObject_SetAttrString(module, "Port", type);
     if (result < 0) PyErr_Print();
     Py_XDECREF(module);
     return result;

@@ -92,10 +92,15 @@ class Batches(WithItemType[T]):
         except (Empty, ShutDown):
             return []
 
+    # `5 in q` would take everything before the first 5, and wait for it; queue.Queue refuses both with a TypeError, too.
+    __contains__ = None
+    __reversed__ = None
+
     def __iter__(self) -> Iterator[T]:
         """Take items one by one, waiting for each, until the queue is shut down and nothing is left in it.
 
-        One that is dropped before loses nothing: an item is taken only when it is asked for.
+        One that is dropped before loses nothing: an item is taken only when it is asked for.  What iterates itself does ask for them:
+        list(q) takes all until shutdown, and `a, b = q` a third one, to see that there is none.
         """
         port = self._port
         while True:

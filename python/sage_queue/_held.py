@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 import operator
-import time
 from types import GenericAlias
 
 from . import _native
 from ._codec import BYTES_HEAD, array_head
-from ._native import FOREVER
+from ._native import FOREVER, now_ns
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
@@ -39,12 +38,25 @@ def deadline_of(block: bool, timeout: float | None) -> int:
         return 0
     if timeout is None:
         return FOREVER
+    if type(timeout) is not float and type(timeout) is not int:
+        timeout = _seconds(timeout)
     if not timeout >= 0:
         raise ValueError("'timeout' must be a non-negative number")
     try:
-        return min(time.monotonic_ns() + int(timeout * 1_000_000_000), FOREVER)
+        return min(now_ns() + int(timeout * 1_000_000_000), FOREVER)
     except OverflowError:
         return FOREVER
+
+
+def _seconds(timeout: Any) -> float:
+    """A number of any type as one that counts: one of numpy's small integers would be multiplied within its 8 bits."""
+    kind = type(timeout)
+    if not hasattr(kind, "__float__") and not hasattr(kind, "__index__"):
+        raise TypeError(f"'timeout' must be a number of seconds, or None to wait for ever, not {kind.__name__} ({timeout!r})")
+    try:
+        return float(timeout)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if timeout > 0 else -math.inf
 
 
 class Lease(WithItemType[T]):

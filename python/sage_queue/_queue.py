@@ -11,7 +11,6 @@ returning, and what it got is gone.
 from __future__ import annotations
 
 import os
-import time
 
 from . import _held, _native
 from ._address import ANY_ID, Address, as_int, boot_id, full_name, host_name, parse_bytes, parse_maxsize, parse_participants, user_namespace
@@ -377,7 +376,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         """
         # In pieces, for a signal that comes just before it sleeps is noticed only after it (port_next_look() in port.c).
         piece = 100_000_000
-        while (status := _native.join(self._handle, time.monotonic_ns() + piece)) in (INTERRUPTED, TIMEOUT):
+        while (status := _native.join(self._handle, _native.now_ns() + piece)) in (INTERRUPTED, TIMEOUT):
             piece = min(piece * 2, 4_000_000_000)
         if status:
             raise self._error(status)

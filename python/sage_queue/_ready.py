@@ -9,17 +9,18 @@ for a queue, in all processes, and each is told when it is to come again, from 0
 from __future__ import annotations
 
 import os
-import time
 from _thread import RLock
 from queue import Empty, SimpleQueue
 from weakref import WeakSet
 
 from . import _native
 from ._errors import SageQueueError
+from ._held import deadline_of
+from ._native import FOREVER, now_ns
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any, Protocol
 
     class HasFileno(Protocol):
@@ -63,27 +64,42 @@ def wait(objects: Iterable[Readable | HasFileno | int], timeout: float | None = 
     """
     import select
 
-    if timeout is not None and timeout < 0:
-        raise ValueError("'timeout' must be a non-negative number")
+    deadline = deadline_of(True, timeout)
     wanted = list(objects)
     queues = [each for each in wanted if isinstance(each, Readable)]
     fds = [_items_fd(each) if isinstance(each, Readable) else _fd_of(each) for each in wanted]
+    poll = _poll_of(fds) if hasattr(select, "poll") else _select_of(fds)  # eventlet takes poll away, and makes select its own
+    look = now_ns() + int(LOOK_S * 1_000_000_000) if queues else FOREVER
+    while True:
+        until = min(deadline, look)
+        ready = poll(None if until == FOREVER else max(until - now_ns(), 0) * 1e-9)
+        if ready:
+            return [each for each, fd in zip(wanted, fds) if fd in ready]
+        if now_ns() >= deadline:
+            return []
+        if now_ns() >= look:
+            look = min(_native.watch(queue._handle, queue.name) for queue in queues)
+
+
+def _poll_of(fds: list[int]) -> Callable[[float | None], set[int]]:
+    """Waits so many seconds (None: for ever) and gives those of the descriptors that are readable."""
+    import select
+
     poller = select.poll()
     for fd in fds:
         poller.register(fd, select.POLLIN | select.POLLPRI)
-    now = time.monotonic()
-    deadline = None if timeout is None else now + timeout
-    look = now + LOOK_S if queues else None
-    while True:
-        until = min((each for each in (deadline, look) if each is not None), default=None)
-        pause = None if until is None else max(until - time.monotonic(), 0.0)
-        ready = {fd for fd, _ in poller.poll(None if pause is None else pause * 1000)}
-        if ready:
-            return [each for each, fd in zip(wanted, fds) if fd in ready]
-        if deadline is not None and time.monotonic() >= deadline:
-            return []
-        if look is not None and time.monotonic() >= look:
-            look = min(_native.watch(queue._handle, queue.name) for queue in queues) * 1e-9
+    return lambda pause: {fd for fd, _ in poller.poll(None if pause is None else pause * 1000)}
+
+
+def _select_of(fds: list[int]) -> Callable[[float | None], set[int]]:
+    """As _poll_of(), by select.select."""
+    import select
+
+    def poll(pause: float | None) -> set[int]:
+        readable, _, exceptional = select.select(fds, [], fds, pause)
+        return {*readable, *exceptional}
+
+    return poll
 
 
 def _fd_of(thing: HasFileno | int) -> int:
@@ -130,7 +146,7 @@ def _caretaker(news: SimpleQueue[None]) -> None:
             if not queues:
                 _running = False
                 return
-        next_ns = time.monotonic_ns() + LOOK_MOST_NS
+        next_ns = _native.now_ns() + LOOK_MOST_NS
         while queues:
             queue = queues.pop()
             try:
@@ -139,7 +155,7 @@ def _caretaker(news: SimpleQueue[None]) -> None:
                 _looked_after.discard(queue)
             del queue  # while it sleeps it keeps none alive
         try:
-            news.get(timeout=max(next_ns - time.monotonic_ns(), 0) * 1e-9)
+            news.get(timeout=max(next_ns - _native.now_ns(), 0) * 1e-9)
         except Empty:
             pass
 

@@ -12,7 +12,6 @@ step or not at all.
 from __future__ import annotations
 
 import os
-import time
 from collections import OrderedDict
 from heapq import heappop, heappush
 
@@ -293,7 +292,7 @@ class _Line:
             if self.putters or self.joiners:
                 self._tick_in(LOOK_S)
             else:
-                self._tick_in(min(max((next_ns - time.monotonic_ns()) * 1e-9, 0.0), LOOK_MOST_S))
+                self._tick_in(min(max((next_ns - _native.now_ns()) * 1e-9, 0.0), LOOK_MOST_S))
             if self.getters and _native.size(self.handle):
                 self._on_items()
             self._let_put()
@@ -303,7 +302,7 @@ class _Line:
 
     def _let_put(self) -> None:
         """There may be room: it is the first one's turn, unless his attempts take long and this one would be in vain, too."""
-        left_ns = self._rest_until_ns - time.monotonic_ns() if self._rest_until_ns and self.putters else 0
+        left_ns = self._rest_until_ns - _native.now_ns() if self._rest_until_ns and self.putters else 0
         if left_ns <= 0:
             self.putters.wake_first()
         elif self._room_needed:
@@ -322,7 +321,7 @@ class _Line:
     def found_no_room(self, needed: int, took_ns: int) -> None:
         """The first of the putters has tried, and stands in line again."""
         self._room_needed = needed
-        self._rest_until_ns = time.monotonic_ns() + (REST if needed else REST_BATCH) * took_ns if took_ns > CHEAP_NS else 0
+        self._rest_until_ns = _native.now_ns() + (REST if needed else REST_BATCH) * took_ns if took_ns > CHEAP_NS else 0
 
     def next_put(self) -> None:
         """The first of the putters leaves, having put or not."""
@@ -409,14 +408,14 @@ class _Timer:
     def __init__(self, turn: _Turn, deadline_ns: int) -> None:
         self._turn = turn
         self._deadline_ns = deadline_ns
-        self._start(deadline_ns - time.monotonic_ns())
+        self._start(deadline_ns - _native.now_ns())
 
     def _start(self, left_ns: int) -> None:
         self._timer = self._turn.get_loop().call_later(max(left_ns, 0) * 1e-9, self._end)
 
     def _end(self) -> None:
         if not self._turn.done():
-            left_ns = self._deadline_ns - time.monotonic_ns()
+            left_ns = self._deadline_ns - _native.now_ns()
             if left_ns > 0:
                 self._start(left_ns)
             else:
@@ -485,11 +484,11 @@ class AsyncCalls(WithItemType[T]):
             try:
                 return port[-line.look_ns if line.is_idle() else 0]  # type: ignore[no-any-return]
             except Empty:
-                began_ns = time.monotonic_ns()
+                began_ns = _native.now_ns()
         ticket = 0
         while ticket := await line.turn(getters, ITEMS, deadline_ns, ticket):
             if began_ns:
-                line.learn(time.monotonic_ns() - began_ns)
+                line.learn(_native.now_ns() - began_ns)
                 began_ns = 0
             try:
                 return port[0]  # type: ignore[no-any-return]
@@ -596,17 +595,17 @@ class AsyncCalls(WithItemType[T]):
             while True:
                 if first:
                     line.listen(ROOM)
-                    began_ns = time.monotonic_ns()
+                    began_ns = _native.now_ns()
                     try:
                         return attempt()
                     except Full as error:
                         needed = 0 if is_batch else getattr(error, "needed", 0)
-                        line.found_no_room(needed, time.monotonic_ns() - began_ns)
+                        line.found_no_room(needed, _native.now_ns() - began_ns)
                         refusal = None
                     except QueueNoSpace as error:
                         if not _native.may_free_pages(self._handle):
                             raise
-                        line.found_no_room(0, time.monotonic_ns() - began_ns)
+                        line.found_no_room(0, _native.now_ns() - began_ns)
                         refusal = error
                 ticket = await line.turn(putters, ROOM, deadline_ns, ticket)
                 if not ticket:
