@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import itertools
 import multiprocessing
@@ -18,6 +19,7 @@ import socket
 import stat
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -861,6 +863,52 @@ def test_a_forked_child_that_only_sleeps_is_given_what_the_dead_had_taken() -> N
         thief.join(SOON)
         assert result.get(timeout=SOON) == "work"
         ended(child)
+
+
+def test_a_warning_that_is_an_error_about_one_queue_leaves_no_sleeper_on_another(
+    monkeypatch: pytest.MonkeyPatch, queue_directory: pathlib.Path
+) -> None:
+    reported: list[Any] = []
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        reported.append(args.exc_type)
+        raise RuntimeError("the program's hook fails, too")
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with SageQueue[Any]("deleted_beside") as deleted, SageQueue[Any]() as q:
+            assert not is_up(q) and not is_up(deleted)
+            (queue_directory / "ringbuf.deleted_beside").unlink()
+            until(lambda: RuntimeWarning in reported)
+            q.put("work")
+            thief: Any = multiprocessing.get_context("fork").Process(target=take_and_hang, args=(q, "lease"))
+            thief.start()
+            until(q.empty)
+            thief.kill()
+            thief.join(SOON)
+            assert by_select(q, SOON)
+            assert q.get_nowait() == "work"
+
+
+def test_an_exception_sent_to_the_thread_that_looks_after_descriptors_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_type))
+    with SageQueue[Any]() as q:
+        assert not is_up(q)
+        caretaker = next(thread for thread in threading.enumerate() if thread.name == "sage_queue caretaker")
+        assert caretaker.ident is not None
+        assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caretaker.ident), ctypes.py_object(SystemExit)) == 1
+        until(lambda: SystemExit in reported)
+        q.put("work")
+        thief: Any = multiprocessing.get_context("fork").Process(target=take_and_hang, args=(q, "lease"))
+        thief.start()
+        until(q.empty)
+        thief.kill()
+        thief.join(SOON)
+        assert by_select(q, SOON)
+        assert q.get_nowait() == "work"
+        assert caretaker.is_alive()
 
 
 def test_a_fork_while_other_threads_sleep_on_descriptors_stops_neither_them_nor_the_child() -> None:

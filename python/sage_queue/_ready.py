@@ -9,6 +9,7 @@ for a queue, in all processes, and each is told when it is to come again, from 0
 from __future__ import annotations
 
 import os
+import time
 from _thread import RLock
 from queue import Empty, SimpleQueue
 from weakref import WeakSet
@@ -115,57 +116,79 @@ def _fd_of(thing: HasFileno | int) -> int:
 
 _looked_after: WeakSet[Readable] = WeakSet()
 _lock = RLock()  # a signal handler may ask for a descriptor while its thread just does that
-_running = False
+_thread: Any = None  # threading.Thread; whether it runs is asked of itself, so that nothing that ends it can leave a wrong answer here
 _news: SimpleQueue[None] = SimpleQueue()  # one for each queue that is looked after from now on: the thread may be in a long sleep
 
 
 def _look_after(queue: Readable) -> None:
-    global _running
+    global _thread
     with _lock:
         if queue not in _looked_after:
             _looked_after.add(queue)
             _news.put(None)
-        if _running:
+        if _thread is not None and _thread.is_alive():
             return
         import threading
 
-        _running = True
-        try:
-            threading.Thread(target=_caretaker, args=(_news,), name="sage_queue caretaker", daemon=True).start()
-        except BaseException:
-            _running = False
-            raise
+        # Set before the start: an exception in the middle of start() may leave a thread that runs, or one that never does.
+        # Two, where a signal handler comes here meanwhile, are no harm.
+        _thread = threading.Thread(target=_caretaker, args=(_news,), name="sage_queue caretaker", daemon=True)
+        _thread.start()
 
 
 def _caretaker(news: SimpleQueue[None]) -> None:
-    """Ends when none of the queues is left."""
-    global _running
+    """Ends when none of the queues is left, and by nothing else: others sleep because it looks."""
     while True:
-        with _lock:
-            queues = list(_looked_after)
-            if not queues:
-                _running = False
-                return
-        next_ns = _native.now_ns() + LOOK_MOST_NS
-        while queues:
-            queue = queues.pop()
-            try:
-                next_ns = min(next_ns, _native.watch(queue._handle, queue.name))
-            except SageQueueError:  # closed, or damaged; its other calls say which
-                _looked_after.discard(queue)
-            del queue  # while it sleeps it keeps none alive
         try:
-            news.get(timeout=max(next_ns - _native.now_ns(), 0) * 1e-9)
-        except Empty:
-            pass
+            if not _look_round(news):
+                return
+        except BaseException as error:  # no memory, or an exception that was sent to this thread
+            _report(error)
+            time.sleep(LOOK_S)
+
+
+def _look_round(news: SimpleQueue[None]) -> bool:
+    """Look once at each queue, and sleep until the next look is due.  False if there is none."""
+    global _thread
+    with _lock:
+        queues = list(_looked_after)
+        if not queues:
+            _thread = None  # under the lock: a queue that is added from now on starts another
+            return False
+    next_ns = now_ns() + LOOK_MOST_NS
+    while queues:
+        queue = queues.pop()
+        try:
+            next_ns = min(next_ns, _native.watch(queue._handle, queue.name))
+        except SageQueueError:  # closed, or damaged; its other calls say which
+            _looked_after.discard(queue)
+        except BaseException as error:  # of this queue alone, such as the warning that its file is gone where warnings are errors
+            _report(error)
+            next_ns = min(next_ns, now_ns() + int(LOOK_S * 1e9))
+        del queue  # while it sleeps it keeps none alive
+    try:
+        news.get(timeout=max(next_ns - now_ns(), 0) * 1e-9)
+    except Empty:
+        pass
+    return True
+
+
+def _report(error: BaseException) -> None:
+    """As an exception that ends a thread is reported, but the thread goes on, whatever the hook does."""
+    try:
+        import threading
+
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread())))
+    except BaseException:  # the hook is the program's
+        pass
 
 
 def _after_fork() -> None:
     """A child has no such thread until it asks for a descriptor itself."""
-    global _lock, _news, _running
+    global _lock, _news, _thread
     _lock = RLock()
     _news = SimpleQueue()
-    _running = False
+    _thread = None
 
 
 os.register_at_fork(after_in_child=_after_fork)
