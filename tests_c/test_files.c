@@ -257,6 +257,33 @@ static void test_after_its_descriptors_were_closed_a_handle_goes_on_and_others_f
     TEST_ASSERT_EQUAL_INT(0, run_child(go_on_after_all_was_closed, NULL));
 }
 
+/** Each way in which this process looks for leftovers, and no call on the handle before. */
+static int collect_after_all_was_closed(void *context)
+{
+    int files[KEPT_MOST];
+    ringbuf_options options;
+    ringbuf *rb = NULL, *other = NULL;
+    uint64_t removed = 99;
+    ringbuf_options_init(&options);
+    options.flags = *(const uint32_t *)context;
+    if (ringbuf_create(&rb, "queue", &options) != RINGBUF_OK) return 1;
+    take_all_numbers(files);
+    if (ringbuf_collect(&removed, NULL) != RINGBUF_OK || removed != 0) return 2;
+    if (ringbuf_create(&other, NULL, NULL) != RINGBUF_OK) return 3;
+    ringbuf_free(other); /* making one without a name looks, too */
+    if (access(path_of("ringbuf.queue"), F_OK) != 0) return 4;
+    if (ringbuf_put(rb, "work", 5, 0) != RINGBUF_OK) return 5;
+    ringbuf_shutdown(rb, 1);
+    ringbuf_free(rb);
+    return access(path_of("ringbuf.queue"), F_OK) != 0 ? 0 : 6;
+}
+
+static void test_a_process_whose_descriptors_were_closed_does_not_collect_its_own_queues(void)
+{
+    static const uint32_t flags[] = {0, RINGBUF_AUTO_CLEANUP};
+    for (int i = 0; i < 2; i++) TEST_ASSERT_EQUAL_INT(0, run_child(collect_after_all_was_closed, (void *)(uintptr_t)&flags[i]));
+}
+
 /** At once, without any call in between. */
 static int close_after_all_was_closed(void *context)
 {
@@ -957,6 +984,7 @@ int main(void)
     RUN_TEST(test_a_child_forked_while_another_thread_opens_or_closes_keeps_no_descriptor);
     RUN_TEST(test_no_descriptor_of_ours_is_a_standard_one);
     RUN_TEST(test_after_its_descriptors_were_closed_a_handle_goes_on_and_others_files_stay_theirs);
+    RUN_TEST(test_a_process_whose_descriptors_were_closed_does_not_collect_its_own_queues);
     RUN_TEST(test_after_its_descriptors_were_closed_a_handle_is_closed_in_order_and_closes_nothing_else);
     RUN_TEST(test_a_handle_that_was_taken_for_dead_becomes_another_participant_and_has_lost_what_it_had);
     RUN_TEST(test_a_sleeper_whose_handle_was_taken_for_dead_goes_on_as_another_participant);

@@ -952,6 +952,15 @@ struct collection {
     const ringbuf_options *options;
 };
 
+/** Whether this process has a handle on that file that is not closed.  Its locks do not say so: they are gone with a descriptor that the
+ *  program has closed behind our back, until the handle's next call notices.  With the fork lock held. */
+static bool is_in_use_here(uint64_t device, uint64_t inode)
+{
+    for (const struct ringbuf *rb = handles; rb; rb = rb->next)
+        if (rb->handed_out && !rbi_handle_is_closed(rb) && rb->file.device == device && rb->file.inode == inode) return true;
+    return false;
+}
+
 /** Remove the file at `path` if nobody is present at it, and it would go with its last user: it is unnamed or auto-cleanup, of whatever
  *  layout, or has a private name.  With the fork lock held; waits for nothing, and allocates nothing. */
 static bool remove_if_left_over(const char *path, const ringbuf_options *options, bool private)
@@ -962,7 +971,8 @@ static bool remove_if_left_over(const char *path, const ringbuf_options *options
     if (rbi_file_open_held(&file, path) != RINGBUF_OK) return false;
     bool goes = rbi_file_facts(file.fd, &facts) == RINGBUF_OK && check_file(&facts, options) == RINGBUF_OK;
     if (goes && !private) goes = read_frozen(file.fd, &frozen) && frozen.flags & (RINGBUF_AUTO_CLEANUP | RINGBUF_UNNAMED);
-    goes = goes && rbi_file_lock_try(file.fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK;
+    goes = goes && !is_in_use_here(file.device, file.inode) &&
+           rbi_file_lock_try(file.fd, RBI_LOCK_PRESENCE, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK;
     RBI_POINT(leftover_alone);
     goes = goes && rbi_file_facts(file.fd, &facts) == RINGBUF_OK && facts.links &&
            rbi_file_lock_try(file.fd, RBI_LOCK_NAME, RBI_LOCK_EXCLUSIVE) == RINGBUF_OK && remove_name_locked(file.fd, path) == RINGBUF_OK;
@@ -1019,6 +1029,11 @@ static ringbuf_status collect_path(const char *path, const ringbuf_options *opti
     bool alone = false;
     ringbuf_status status = try_to_be_present(rb, &alone, false, options);
     if (status == RINGBUF_OK && inode && (rb->file.device != device || rb->file.inode != inode)) status = RINGBUF_E_GONE;
+    if (status == RINGBUF_OK) {
+        rbi_files_hold();
+        if (is_in_use_here(rb->file.device, rb->file.inode)) status = RINGBUF_E_BUSY;
+        rbi_files_let_go();
+    }
     if (status == RINGBUF_OK) status = check_and_map(rb);
     if (status == RINGBUF_OK) rbi_ready_remove(rb);
     if (status == RINGBUF_OK) status = worth_keeping(rb) ? RINGBUF_E_EXISTS : remove_name(rb->file.fd, path);

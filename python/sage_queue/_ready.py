@@ -116,7 +116,7 @@ def _fd_of(thing: HasFileno | int) -> int:
 
 _looked_after: WeakSet[Readable] = WeakSet()
 _lock = RLock()  # a signal handler may ask for a descriptor while its thread just does that
-_thread: Any = None  # threading.Thread; whether it runs is asked of itself, so that nothing that ends it can leave a wrong answer here
+_thread: Any = None  # threading.Thread; whether it runs is asked of itself, so nothing that ends it leaves a wrong answer here
 _news: SimpleQueue[None] = SimpleQueue()  # one for each queue that is looked after from now on: the thread may be in a long sleep
 
 

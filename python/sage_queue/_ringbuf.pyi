@@ -6,6 +6,8 @@ from typing_extensions import Buffer
 ffi: Any
 lib: Any
 
+def now_ns() -> int: ...
+
 @final
 class Block(Buffer): ...
 
