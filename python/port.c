@@ -150,10 +150,7 @@ PyObject *port_verdict_on_error(port *self, int is_put)
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
     if (traceback) PyException_SetTraceback(error, traceback);
-    /* Neither is the message's fault: no memory, and (when reading) a stack that was deep already where the get was called. */
-    int no_fault = PyErr_GivenExceptionMatches(error, PyExc_MemoryError) ||
-                   (!is_put && PyErr_GivenExceptionMatches(error, PyExc_RecursionError));
-    if (PyErr_GivenExceptionMatches(error, PyExc_Exception) && !no_fault)
+    if (PyErr_GivenExceptionMatches(error, PyExc_Exception) && !PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
         verdict = PyObject_CallFunctionObjArgs(self->failed, error, is_put ? Py_True : Py_False, NULL);
     if (verdict == Py_None) Py_CLEAR(verdict);
     if (verdict || PyErr_Occurred()) { /* the latter: a signal handler has raised meanwhile */

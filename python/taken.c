@@ -43,8 +43,6 @@ static PyObject *taken_ack(PyObject *object, PyObject *nothing)
     taken *self = (taken *)object;
     ringbuf_status status = end(self);
     if (status == RINGBUF_OK) status = block_finish(self->rb, &self->message, self->lying);
-    /* In the same call: no signal handler of Python's can raise between the two, and leave a join waiting for ever. */
-    if (status == RINGBUF_OK) ringbuf_task_done(self->rb);
     forget(self);
     return PyLong_FromLong(status);
 }
@@ -77,7 +75,7 @@ static void taken_dealloc(PyObject *object)
 }
 
 static PyMethodDef methods[] = {
-    {"ack", taken_ack, METH_NOARGS, "ack() -> status: the message is done, and its task; its bytes stay while something looks at them."},
+    {"ack", taken_ack, METH_NOARGS, "ack() -> status: the message is done; its bytes stay for those who look at them."},
     {"nack", taken_nack, METH_NOARGS, "nack() -> status: the message goes back to the queue."},
     {NULL, NULL, 0, NULL},
 };

@@ -432,8 +432,6 @@ UNREADABLE: dict[str, tuple[Any, type[BaseException], str]] = {
     "Ctrl-C": (RaisesWhenRead(KeyboardInterrupt, TEXT), KeyboardInterrupt, "boom"),
     "Ctrl-C, beside an array": (RaisesWhenRead(KeyboardInterrupt, ARRAY), KeyboardInterrupt, "boom"),
     "no memory": (RaisesWhenRead(MemoryError, TEXT), MemoryError, "boom"),
-    "a stack too deep": (RaisesWhenRead(RecursionError, TEXT), RecursionError, "boom"),
-    "a stack too deep, beside an array": (RaisesWhenRead(RecursionError, ARRAY, 5 * ARRAY), RecursionError, "boom"),
     "no memory, beside an array": (RaisesWhenRead(MemoryError, ARRAY, 5 * ARRAY), MemoryError, "boom"),
 }
 

@@ -611,16 +611,3 @@ def test_workers_that_die_and_fail_at_random_do_every_job(name: str) -> None:
         stats = q.get_stats()
         assert (stats["items"], stats["leased"], stats["held"], stats["unfinished"]) == (0, 0, 0, 0)
         assert clean(q)
-
-
-def test_the_call_that_acknowledges_a_lease_marks_its_task_done() -> None:
-    """There is no instruction of Python's between the two, at which a signal handler could raise and leave a join waiting."""
-    with SageQueue[Any]() as q:
-        q.put("work")
-        lease = q.lease(timeout=0)
-        assert q.unfinished_tasks == 1
-        assert lease._end().ack() == 0
-        assert q.unfinished_tasks == 0 and q.empty()
-        q.join()
-        with pytest.raises(ValueError, match="called too many times"):
-            q.task_done()

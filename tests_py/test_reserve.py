@@ -61,21 +61,6 @@ def test_an_exception_gives_the_reservation_up_and_puts_nothing() -> None:
             buffer[0]
 
 
-@pytest.mark.parametrize("how", ["bytes", "array"])
-def test_a_reservation_keeps_its_queue_open_when_nothing_else_does(how: str) -> None:
-    with SageQueue[Any]() as q:
-        other = sage_queue.SageQueueRef.from_json(q.get_reference().to_json()).get_queue()
-        reservation: Any = other.reserve(5) if how == "bytes" else other.reserve_array(5, "u1")
-        del other
-        gc.collect()
-        reservation.target[:] = memoryview(b"12345") if how == "bytes" else list(b"12345")
-        reservation.commit()
-        assert bytes(q.get(timeout=SOON)) == b"12345"
-        del reservation
-        gc.collect()
-        assert clean(q)
-
-
 def test_a_reservation_can_be_ended_by_hand_once() -> None:
     with SageQueue[Any]() as q:
         for end in ("commit", "abort"):

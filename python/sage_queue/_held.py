@@ -94,6 +94,7 @@ class Lease(WithItemType[T]):
         """
         status = self._end().ack()
         if status == 0:
+            _native.task_done(self._handle)
             return
         self._value = None
         if status == _native.INVALID:
@@ -142,10 +143,9 @@ class Reservation(WithItemType[T]):
     crashes.  A reservation that was given up keeps its room until nothing looks at it.
     """
 
-    __slots__ = ("_port", "_open", "_timeout", "_queue")
+    __slots__ = ("_port", "_open", "_timeout")
 
-    def __init__(self, queue: object, port: _native.Port, block: _native.Block, target: T, timeout: float | None) -> None:
-        self._queue = queue  # as a lease does: else it would be closed if its user keeps nothing but this
+    def __init__(self, port: _native.Port, block: _native.Block, target: T, timeout: float | None) -> None:
         self._port = port
         self._open: tuple[_native.Block, T] | None = (block, target)
         self._timeout = timeout
@@ -197,7 +197,7 @@ class Reservation(WithItemType[T]):
             self.abort()
 
 
-def reserve_bytes(queue: object, port: _native.Port, nbytes: int, timeout: float | None, *, framed: bool) -> Reservation[memoryview]:
+def reserve_bytes(port: _native.Port, nbytes: int, timeout: float | None, *, framed: bool) -> Reservation[memoryview]:
     size = operator.index(nbytes)
     if size < 0:
         raise ValueError(f"nbytes={size} is negative")
@@ -205,11 +205,10 @@ def reserve_bytes(queue: object, port: _native.Port, nbytes: int, timeout: float
     block = port.reserve(len(head) + size, deadline_of(True, timeout))
     memory = memoryview(block)
     memory[: len(head)] = head
-    return Reservation(queue, port, block, memory[len(head) :], timeout)
+    return Reservation(port, block, memory[len(head) :], timeout)
 
 
 def reserve_array(
-    queue: object,
     port: _native.Port,
     shape: int | Sequence[int],
     dtype: Any,
@@ -239,4 +238,4 @@ def reserve_array(
     except BaseException:  # numpy knows no array of so many dimensions, say
         del memory, block  # else the exception would keep the room, for as long as somebody keeps it
         raise
-    return Reservation(queue, port, block, array, timeout)
+    return Reservation(port, block, array, timeout)

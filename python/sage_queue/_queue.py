@@ -269,7 +269,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         Raises Full, ShutDown, MessageTooLarge, QueueClosed, or ValueError (the queue has no arena).
         """
         self._check_arena()
-        return _held.reserve_bytes(self, self._port, nbytes, timeout, framed=self._codec.framed)
+        return _held.reserve_bytes(self._port, nbytes, timeout, framed=self._codec.framed)
 
     def reserve_array(
         self, shape: int | Sequence[int], dtype: Any = float, order: Literal["C", "F"] = "C", timeout: float | None = None
@@ -278,7 +278,7 @@ class SageQueue(Batches[T], AsyncCalls[T], Readable):
         self._check_arena()
         if not self._codec.framed and self._codec.dumps is not None:
             raise ValueError(f"serializer={self.serializer!r} has no message for an array in place; use reserve(), or another serializer")
-        return _held.reserve_array(self, self._port, shape, dtype, order, timeout, framed=self._codec.framed)
+        return _held.reserve_array(self._port, shape, dtype, order, timeout, framed=self._codec.framed)
 
     def reserve_like(self, array: Any, timeout: float | None = None) -> Reservation[Any]:
         """reserve_array() with the shape, dtype and order of this numpy array."""
