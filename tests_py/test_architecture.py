@@ -84,6 +84,7 @@ PYTHON_SAME_FLOOR = {
     ("_codec", "_torch"),
     ("_torch", "_codec"),
     ("_batches", "_held"),
+    ("_ready", "_held"),
     ("_queue", "_batches"),
     ("_queue", "_ready"),
     ("_queue", "aio"),
