@@ -2367,7 +2367,8 @@ static void *live_die_and_be_recovered(void *context)
             points_to_live = (int)(1 + random_below(&me->seed, 100));
             if (setjmp(grave) == 0) {
                 if (recovering) {
-                    me->wrong += rbi_arena_recover(&arena, &ring, me->owner, false, NOW) != RBI_ARENA_OK;
+                    struct rbi_arena own = arena; /* each process has its own view, in which a recovery notes what it did */
+                    me->wrong += rbi_arena_recover(&own, &ring, me->owner, false, NOW) != RBI_ARENA_OK;
                     recovering = false;
                     points_to_live = 0;
                     break;

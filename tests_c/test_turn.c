@@ -480,7 +480,7 @@ struct waiting_for_pages {
 
 static void *call_for_pages(void *context)
 {
-    static uint8_t bytes[LARGE];
+    static _Thread_local uint8_t bytes[LARGE];
     struct waiting_for_pages *call = context;
     ringbuf_part parts[2] = {{bytes, LARGE}, {bytes, LARGE}}, small[2] = {{bytes, RING_LIMIT}, {bytes, RING_LIMIT}};
     write_number(bytes, LARGE, 99);

@@ -632,7 +632,9 @@ static void handle_discard(ringbuf *rb)
 
 static void hand_out(ringbuf **out, ringbuf *rb)
 {
+    rbi_files_hold(); /* other threads go through the list of handles, and ask this */
     rb->handed_out = true;
+    rbi_files_let_go();
     rbi_add_total32(&rb->calls, (uint32_t)-RBI_HANDLE_CLOSED); /* and not a store: it may be lost by now */
     *out = rb;
 }
