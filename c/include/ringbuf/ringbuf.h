@@ -568,7 +568,8 @@ RINGBUF_API ringbuf_status ringbuf_dead_letter_status(ringbuf *rb);
 /** How many messages are waiting.  Exact when nobody is in a call, and the same for every process.  Never blocks. */
 RINGBUF_API ringbuf_status ringbuf_size(ringbuf *rb, uint64_t *items);
 
-/** *room is 1 if a message of `size` bytes could be put now, else 0.  Never blocks.  (Others may be moving it.) */
+/** *room is 1 if a message of `size` bytes could be put now, else 0.  Never blocks.  (Others may be moving it; and a put that goes on
+ *  from refused polls of over 150 ms, for which blocks of the arena are set aside, may find room where this says 0.) */
 RINGBUF_API ringbuf_status ringbuf_has_room(ringbuf *rb, int *room, size_t size);
 
 /** Statistics; see the struct.  Never blocks. */
