@@ -175,7 +175,7 @@ static uint64_t value_of(const struct poke *poke, uint64_t before)
     }
     case 8: {
         struct poke from = {.region = (uint8_t)value, .lane = (uint8_t)(value >> 8), .index = (uint16_t)(value >> 16)};
-        return *word_at(offset_of(&from));
+        return __atomic_load_n(word_at(offset_of(&from)), __ATOMIC_RELAXED);
     }
     default: return (before & ~(UINT64_C(0xff) << (8 * (value & 7)))) | (value >> 8 & 0xff) << (8 * (value & 7));
     }
@@ -185,7 +185,7 @@ static void do_poke(const struct poke *poke)
 {
     if (!world.file) return;
     uint64_t *word = word_at(offset_of(poke));
-    uint64_t value = value_of(poke, *word);
+    uint64_t value = value_of(poke, __atomic_load_n(word, __ATOMIC_RELAXED)); /* the peer pokes, too */
     __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
     if (poke->region % REGIONS == STAMP && poke->lane & 1) fuzz_sign((struct rbi_stamp *)(void *)world.file);
 }
