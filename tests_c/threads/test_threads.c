@@ -101,9 +101,11 @@ static void recover(struct worker *me)
     uint32_t number = dead_count ? dead[--dead_count] : 0;
     pthread_mutex_unlock(&numbers);
     if (!number) return;
-    struct rbi_arena own = me->view->arena; /* what the last recovery did is told in the handle's view, and one thread at a time uses that */
-    if (rbi_arena_recover(&own, &me->view->ring, number, false, NOW) != RBI_ARENA_OK) is_wrong(me, "arena's recovery");
-    if (rbi_ring_recover(&me->view->ring, number) != RBI_RING_OK) is_wrong(me, "ring's recovery");
+    /* A recovery notes in the view what it did, so each has its own: those of several processes run at once, those of one do not. */
+    struct view own;
+    look_at(&own);
+    if (rbi_arena_recover(&own.arena, &own.ring, number, false, NOW) != RBI_ARENA_OK) is_wrong(me, "arena's recovery");
+    if (rbi_ring_recover(&own.ring, number) != RBI_RING_OK) is_wrong(me, "ring's recovery");
     me->recoveries++;
     rbi_event_wake_all(&items);
     pthread_mutex_lock(&numbers);
