@@ -842,15 +842,30 @@ def test_a_child_that_inherited_a_descriptor_keeps_it_when_its_parent_closes() -
     os.close(writing)
 
 
+def thief_of(q: SageQueue[Any]) -> Any:
+    """A process that has taken what is in the queue, and does nothing more."""
+    thief = multiprocessing.get_context("fork").Process(target=take_and_hang, args=(q, "lease"))
+    thief.start()
+    until(q.empty)
+    return thief
+
+
+def assert_a_death_wakes_a_sleeper_on(q: SageQueue[Any]) -> None:
+    q.put("work")
+    thief = thief_of(q)
+    thief.kill()
+    thief.join(SOON)
+    assert by_select(q, SOON)
+    assert q.get_nowait() == "work"
+
+
 def test_a_forked_child_that_only_sleeps_is_given_what_the_dead_had_taken() -> None:
     """Nobody else is there to look: it needs a caretaker of its own, whatever its parent had."""
     q = SageQueue[Any]()
     with SageQueue[str]() as result:
         assert not is_up(q)  # starts the parent's
         q.put("work")
-        thief: Any = multiprocessing.get_context("fork").Process(target=take_and_hang, args=(q, "lease"))
-        thief.start()
-        until(q.empty)
+        thief = thief_of(q)
 
         def use() -> None:
             assert by_select(q, SOON)
@@ -881,14 +896,7 @@ def test_a_warning_that_is_an_error_about_one_queue_leaves_no_sleeper_on_another
             assert not is_up(q) and not is_up(deleted)
             (queue_directory / "ringbuf.deleted_beside").unlink()
             until(lambda: RuntimeWarning in reported)
-            q.put("work")
-            thief: Any = multiprocessing.get_context("fork").Process(target=take_and_hang, args=(q, "lease"))
-            thief.start()
-            until(q.empty)
-            thief.kill()
-            thief.join(SOON)
-            assert by_select(q, SOON)
-            assert q.get_nowait() == "work"
+            assert_a_death_wakes_a_sleeper_on(q)
 
 
 def test_an_exception_sent_to_the_thread_that_looks_after_descriptors_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -900,15 +908,19 @@ def test_an_exception_sent_to_the_thread_that_looks_after_descriptors_does_not_e
         assert caretaker.ident is not None
         assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caretaker.ident), ctypes.py_object(SystemExit)) == 1
         until(lambda: SystemExit in reported)
-        q.put("work")
-        thief: Any = multiprocessing.get_context("fork").Process(target=take_and_hang, args=(q, "lease"))
-        thief.start()
-        until(q.empty)
-        thief.kill()
-        thief.join(SOON)
-        assert by_select(q, SOON)
-        assert q.get_nowait() == "work"
+        assert_a_death_wakes_a_sleeper_on(q)
         assert caretaker.is_alive()
+
+
+def test_where_the_thread_that_looks_after_descriptors_has_ended_another_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended_thread = threading.Thread()
+    ended_thread.start()
+    ended_thread.join()
+    monkeypatch.setattr(sage_queue._ready, "_thread", ended_thread)
+    with SageQueue[Any]() as q:
+        assert not is_up(q)
+        started = sage_queue._ready._thread
+        assert started is not ended_thread and started.is_alive()
 
 
 def test_a_fork_while_other_threads_sleep_on_descriptors_stops_neither_them_nor_the_child() -> None:
