@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 LOOK_S = 0.1  # before the first look
+LOOK_NS = int(LOOK_S * 1_000_000_000)
 LOOK_MOST_NS = 4_000_000_000  # before any other
 
 
@@ -70,7 +71,7 @@ def wait(objects: Iterable[Readable | HasFileno | int], timeout: float | None = 
     queues = [each for each in wanted if isinstance(each, Readable)]
     fds = [_items_fd(each) if isinstance(each, Readable) else _fd_of(each) for each in wanted]
     poll = _poll_of(fds) if hasattr(select, "poll") else _select_of(fds)  # eventlet takes poll away, and makes select its own
-    look = now_ns() + int(LOOK_S * 1_000_000_000) if queues else FOREVER
+    look = now_ns() + LOOK_NS if queues else FOREVER
     while True:
         until = min(deadline, look)
         ready = poll(None if until == FOREVER else max(until - now_ns(), 0) * 1e-9)
@@ -164,7 +165,7 @@ def _look_round(news: SimpleQueue[None]) -> bool:
             _looked_after.discard(queue)
         except BaseException as error:  # of this queue alone, such as the warning that its file is gone where warnings are errors
             _report(error)
-            next_ns = min(next_ns, now_ns() + int(LOOK_S * 1e9))
+            next_ns = min(next_ns, now_ns() + LOOK_NS)
         del queue  # while it sleeps it keeps none alive
     try:
         news.get(timeout=max(next_ns - now_ns(), 0) * 1e-9)

@@ -4,13 +4,9 @@
 """
 
 from sage_queue import *  # noqa: F403
-from sage_queue import SageQueue as _Ours
 from sage_queue import __all__ as __all__
+from sage_queue.compat import require_ours as _require_ours
 
 from .python import sage_queue as _implementation
 
-if _implementation.SageQueue is not _Ours:  # another distribution wrote its files over some of these
-    raise ImportError(
-        f"{_implementation.__file__} belongs to another queue than {__file__}: uninstall one of the two distributions, "
-        "or import sage_queue itself"
-    )
+_require_ours(_implementation, __file__)

@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
+from types import ModuleType
 
 import sage_queue
 
@@ -40,6 +41,14 @@ def use_old_paths() -> None:
             )
     for path in OLD_PATHS:
         _put(path, {name: getattr(sage_queue, name) for name in sage_queue.__all__} | {"__all__": sage_queue.__all__})
+
+
+def require_ours(module: ModuleType, beside: str) -> None:
+    """ImportError if `module`, which lies beside our file `beside`, was overwritten by another distribution's queue."""
+    if getattr(module, "SageQueue", None) is not sage_queue.SageQueue:
+        raise ImportError(
+            f"{module.__file__} belongs to another queue than {beside}: uninstall one of the two distributions, or import sage_queue itself"
+        )
 
 
 def _import_parent(path: str) -> None:
