@@ -125,7 +125,8 @@ void rbi_ring_uncount_attempt(struct rbi_ring *ring, struct rbi_record *record);
 void rbi_ring_give_back(struct rbi_ring *ring, const struct rbi_record *record);
 
 /** Undo what `owner` left half done: void its claims, return what it has taken.  Only when owner will never act again (its process
- *  died, or it is ours and idle); several may run at once, also for the same owner, each through its own view; may die anywhere and be done again. */
+ *  died, or it is ours and idle); several may run at once, also for the same owner, each through its own view; may die anywhere and
+ *  be done again. */
 enum rbi_ring_outcome rbi_ring_recover(struct rbi_ring *ring, uint32_t owner);
 
 /** After a claim of `size` bytes was FULL: a number for the record that stands in the way although consumers have gone past it,

@@ -309,7 +309,7 @@ static void after_fork_in_child(void)
             rb->registry.self = 0;
         }
     }
-    /* What the parent has left, it sees to.  Nothing can be freed here, so it is set aside, behind what its parents had left. */
+    /* What the parent has left, it sees to.  Nothing can be freed here, so it is set aside for try_remembered(). */
     struct left **end = &remembered_by_parent;
     while (*end) end = &(*end)->next;
     *end = remembered;
@@ -1115,10 +1115,15 @@ static void try_remembered(bool at_the_end)
     const int64_t began_ns = rbi_monotonic_ns();
     if (!at_the_end && (uint64_t)began_ns < rbi_load_relaxed64(next_ns)) return; /* relaxed: it only limits how often */
     rbi_files_hold();
-    struct left *all = remembered, *again = NULL, **end = &again;
-    remembered = NULL;
+    struct left *all = remembered, *again = NULL, **end = &again, *parents = remembered_by_parent;
+    remembered = remembered_by_parent = NULL;
     remembered_count = 0;
     rbi_files_let_go();
+    while (parents) {
+        struct left *next = parents->next;
+        free(parents);
+        parents = next;
+    }
     if (!all) return;
     const struct rbi_refusal before = *rbi_last_refusal();
     const ringbuf_options options = {.permissions = 0777}; /* what this process has used, it may remove */
